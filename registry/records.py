@@ -1,0 +1,367 @@
+"""The nouns that are stored: what the registry keeps, in the words of the house.
+
+Every record is an immutable ``msgspec.Struct``, encoded as JSON. Times are seconds since the epoch (UTC, float), shares are
+in 0..1, scores in 0..1. A record never reads a clock and never draws an id: both are handed in by whoever makes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+GLOBAL = "global"
+"""The parent of every domain: its prompt serves traffic of no known domain."""
+
+Arm = Literal["stable", "canary", "control", "holdback", "none"]
+InjectMode = Literal["prepend", "append", "replace", "fill", "off"]
+PromotionPolicy = Literal["manual", "canary", "auto"]
+Role = Literal["caller", "operator", "viewer"]
+JudgeKind = Literal["exact", "choice", "number", "contains", "f1", "macro_f1", "json_schema", "math", "rubric"]
+GateOutcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+RunState = Literal["queued", "running", "done", "failed", "cancelled"]
+MoveKind = Literal["promote", "canary", "share", "rollback", "abort", "holdback"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all records: immutable, compared by value, unknown fields ignored on read."""
+
+
+# --- what a domain is ------------------------------------------------------------------------------------------------
+
+
+class JudgeSpec(Record):
+    """How an answer of a task is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria."""
+
+    kind: JudgeKind = "exact"
+    labels: tuple[str, ...] = ()
+    rubric: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+
+
+class Task(Record):
+    """One kind of work inside a domain. ``user_prompt`` holds exactly one ``{question}`` slot."""
+
+    user_prompt: str = "{question}"
+    judge: JudgeSpec = JudgeSpec()
+    adapted_prompt: str | None = None
+
+
+class SamplePolicy(Record):
+    """How much of the traffic is kept: a share of exchanges, at most so many an hour."""
+
+    share: float = 0.05
+    per_hour: int = 500
+
+
+class CanaryPlan(Record):
+    """Exposure stages with their minimal dwell, and the single test that promotes at the end."""
+
+    stages: tuple[float, ...] = (0.01, 0.05, 0.2, 0.5)
+    dwell_hours: tuple[float, ...] = (1, 6, 24, 48)
+    n_final: int = 4400
+    margin: float = 0.03
+
+
+class Budget(Record):
+    """What one search may spend. Zero or None means: no limit of that kind."""
+
+    calls: int = 6000
+    usd: float | None = None
+
+
+class MatchRule(Record):
+    """Sends traffic to a domain (and task) by what the request shows: a model name, a header, a system prompt prefix."""
+
+    model: str | None = None
+    header: tuple[str, str] | None = None
+    system_prefix: str | None = None
+    task: str | None = None
+
+
+class Domain(Record):
+    """A family of tasks that share one system prompt: the unit that is optimized and deployed."""
+
+    name: str
+    parent: str | None = GLOBAL
+    locked: str = ""
+    inject: InjectMode = "prepend"
+    sample: SamplePolicy = SamplePolicy()
+    base_model: str | None = None
+    optimizer_model: str | None = None
+    judge_model: str | None = None
+    audit_judge_model: str | None = None
+    schedule: str | None = None
+    canary: CanaryPlan = CanaryPlan()
+    budget: Budget = Budget()
+    promotion: PromotionPolicy = "manual"
+    tasks: dict[str, Task] = {}
+    match: tuple[MatchRule, ...] = ()
+    meta_learning: bool = False
+    read_only: bool = False
+    """True when the config file names this domain: then the file wins at every start."""
+
+
+# --- versions and pointers -------------------------------------------------------------------------------------------
+
+
+class Lineage(Record):
+    """Where a version comes from: parent version number, run, datasets, the gate's table, who wrote it and why."""
+
+    parent: int | None = None
+    run: str | None = None
+    datasets: tuple[str, ...] = ()
+    gate: dict[str, Any] | None = None
+    author: str = "unknown"
+    why: str = ""
+
+
+class Version(Record):
+    """An immutable, numbered, signed system prompt of one domain. ``hash`` is ``sha256:<hex>`` of the text."""
+
+    domain: str
+    number: int
+    system_prompt: str
+    hash: str
+    created_at: float
+    lineage: Lineage = Lineage()
+    signature: str = ""
+    blocked: str = ""
+
+
+class Deployment(Record):
+    """A domain's pointers. ``epoch`` grows by one with each move; ``experiment`` names a running canary (its salt)."""
+
+    domain: str
+    epoch: int = 0
+    stable: int | None = None
+    canary: int | None = None
+    share: float = 0.0
+    previous: int | None = None
+    holdback: int | None = None
+    holdback_share: float = 0.0
+    experiment: str = ""
+    moved_at: float = 0.0
+
+
+class AuditEntry(Record):
+    """Who moved which pointer, when and why: append-only. ``seq`` grows per domain without gaps."""
+
+    domain: str
+    seq: int
+    at: float
+    kind: str
+    actor: str
+    why: str
+    before: Deployment | None = None
+    after: Deployment | None = None
+    request_id: str = ""
+    detail: dict[str, Any] = {}
+
+
+class ServedVersion(Record):
+    """What a gateway needs of a version to serve it: the text, and the proof that the control plane wrote it."""
+
+    number: int
+    system_prompt: str
+    hash: str
+    signature: str = ""
+
+
+class DomainView(Record):
+    """One domain inside a snapshot: its rules, its pointers and the texts that they name."""
+
+    domain: Domain
+    deployment: Deployment
+    versions: dict[int, ServedVersion] = {}
+
+
+class KeyRecord(Record):
+    """A gateway key. Only its hash is stored; ``id`` is the public handle that stands in logs and the audit."""
+
+    id: str
+    name: str
+    role: Role
+    hash: str
+    domain: str | None = None
+    created_at: float = 0.0
+    revoked_at: float | None = None
+    expires_at: float | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    parallel: int | None = None
+    usd_per_day: float | None = None
+    from_file: bool = False
+
+
+class Snapshot(Record):
+    """Everything a gateway serves from, read in one round trip and kept as a file. ``epoch`` is fleet-wide."""
+
+    epoch: int
+    taken_at: float
+    domains: dict[str, DomainView] = {}
+    keys: dict[str, KeyRecord] = {}
+    """By hash of the key's text."""
+
+
+# --- what happened ---------------------------------------------------------------------------------------------------
+
+
+class Message(Record):
+    """One turn of a conversation, as plain text."""
+
+    role: str
+    content: str
+
+
+class Sample(Record):
+    """A scrubbed exchange kept for learning. Only scrubbed text ever stands in one."""
+
+    id: str
+    domain: str
+    task: str
+    at: float
+    key: str
+    unit: str
+    unit_is_fallback: bool = False
+    arm: Arm = "none"
+    version: int | None = None
+    model: str = ""
+    messages: tuple[Message, ...] = ()
+    answer: str = ""
+    finish: str = ""
+    status: int = 200
+    latency: float = 0.0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    scaffold: str = ""
+    """Hash of the app's own system prompt skeleton, tools and response format."""
+    reservoir: Literal["representative", "failures"] = "representative"
+    inclusion: float = 1.0
+    score: float | None = None
+    score_by: str = ""
+    unscored: str = ""
+    reference: str | None = None
+    feedback: float | None = None
+    comment: str = ""
+    skipped: str = ""
+    """Why no example can be made of it: ``tool_call``, ``non_text`` ... else empty."""
+
+
+class Feedback(Record):
+    """What came back for an exchange: at most one vote per unit counts, a second replaces the first."""
+
+    exchange: str
+    domain: str
+    key: str
+    unit: str
+    at: float
+    score: float | None = None
+    reference: str | None = None
+    comment: str = ""
+
+
+class Outcome(Record):
+    """What the gateway counts of each exchange by version and arm: only numbers, no text."""
+
+    domain: str
+    arm: Arm
+    version: int | None
+    unit: str
+    at: float
+    status: int = 200
+    error: bool = False
+    refusal: bool = False
+    bad_format: bool = False
+    latency: float = 0.0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cost: float = 0.0
+    score: float | None = None
+    negative: bool = False
+    exchange: str = ""
+
+
+class Example(Record):
+    """One query with its reference as the search sees it. ``cluster`` is its near-duplicate cluster."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...] = ()
+    history: tuple[Message, ...] = ()
+    cluster: str = ""
+    unit: str = ""
+    weight: float = 1.0
+    origin: str = ""
+
+
+class Dataset(Record):
+    """A frozen, content-named set of examples of one task. ``hash`` is ``sha256:<hex>`` of its content."""
+
+    hash: str
+    domain: str
+    task: str
+    created_at: float
+    examples: tuple[Example, ...] = ()
+    source: str = "traffic"
+
+
+class Run(Record):
+    """One search from seed to result."""
+
+    id: str
+    domain: str
+    state: RunState
+    method: str = "metaspo"
+    asked_by: str = ""
+    why: str = ""
+    queued_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    incumbent: int | None = None
+    version: int | None = None
+    reason: str = ""
+    """Why it ended as it did, in one sentence."""
+    gate: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    calls: dict[str, int] = {}
+    usd: float = 0.0
+    journal: int = 0
+    datasets: tuple[str, ...] = ()
+
+
+class Lease(Record):
+    """The right to do one thing, until ``until``. ``fence`` grows with every holder: a late writer is refused by it."""
+
+    name: str
+    holder: str
+    fence: int
+    until: float
+
+
+class Trigger(Record):
+    """An operator's or the schedule's wish that a job run. ``id`` is idempotent: the same firing is written once."""
+
+    id: str
+    job: str
+    domain: str
+    at: float
+    by: str
+    why: str = ""
+    args: dict[str, Any] = {}
+
+
+class Approval(Record):
+    """Something that waits for a person: a version that wants to go on canary or to be promoted."""
+
+    id: str
+    domain: str
+    version: int
+    kind: MoveKind
+    asked_at: float
+    reason: str
+    run: str | None = None
+    decided_at: float | None = None
+    decision: Literal["", "approved", "rejected"] = ""
+    by: str = ""
+    why: str = ""
