@@ -1,12 +1,14 @@
-"""Takes personal data and secrets out of text before anything is stored: typed placeholders, stable within one exchange.
+"""Takes personal data and secrets out of text before anything is stored.
 
 ``mail bob@example.com`` becomes ``mail <EMAIL_1>``; the same address anywhere in the same exchange becomes the same
-placeholder, so that a task stays solvable. Whatever has a checksum is checked (cards: Luhn; IBANs: length of the country
-and mod 97; addresses: `ipaddress`), so that order numbers survive. Nothing keeps the way back from a placeholder to its value.
+placeholder, so that a task stays solvable. Whatever has a checksum is checked (cards: Luhn; IBANs: length of the
+country and mod 97; addresses: `ipaddress`), so that order numbers survive. Nothing keeps the way back from a
+placeholder to its value.
 
-Three tiers: the patterns here; the key shapes of ``detect-secrets`` (loaded on first use: it brings `requests` with it);
-Presidio for names and places when the extra is installed and asked for. Every pattern is bounded or anchored at a token's
-start, so that hostile text costs linear time. No detector finds everything: docs/api.md says what is and is not promised.
+Three tiers: the patterns here; the key shapes of ``detect-secrets`` (loaded on first use: it brings `requests` with
+it); Presidio for names and places when the extra is installed and asked for. Every pattern is bounded or anchored at
+a token's start, so that hostile text costs linear time. No detector finds everything: docs/api.md says what is and is
+not promised.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ _PHONE = re.compile(
     re.ASCII,
 )
 _PHONE_WORD = re.compile(
-    r"\b(?:tel|phone|telephone|mobile|cell|fax|whatsapp|call|text|ring|handy)\b[^\d\n<>]{0,20}(\d(?:[ .-]?\d){6,14})(?!\d)",
+    r"\b(?:tel|phone|telephone|mobile|cell|fax|whatsapp|call|text|ring|handy)\b[^\d\n<>]{0,20}"
+    r"(\d(?:[ .-]?\d){6,14})(?!\d)",
     re.IGNORECASE | re.ASCII,
 )
 _KEY_PREFIX = re.compile(
@@ -73,8 +76,9 @@ _KEY_PREFIX = re.compile(
 _URL_LOGIN = re.compile(r"(?<=://)[^\s:/@<>]{0,128}:[^\s/@<>]{1,256}(?=@)")
 _BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,2048}=*)", re.IGNORECASE | re.ASCII)
 _NAMED_SECRET = re.compile(
-    r"(?:pass(?:word|wd|phrase|code)|pwd|secret|api[ _-]?key|access[ _-]?key|private[ _-]?key|account[ _-]?key|[_-]token"
-    r"|(?:auth|access|refresh|api) ?token|credentials?)[\"']?\s{0,3}(:=|=>|[:=]|\bis\b)\s{0,3}[\"']?([^\s\"'<>,;]{6,512})",
+    r"(?:pass(?:word|wd|phrase|code)|pwd|secret|api[ _-]?key|access[ _-]?key|private[ _-]?key|account[ _-]?key"
+    r"|[_-]token|(?:auth|access|refresh|api) ?token|credentials?)"
+    r"[\"']?\s{0,3}(:=|=>|[:=]|\bis\b)\s{0,3}[\"']?([^\s\"'<>,;]{6,512})",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"(?<![\w+/=-])[\w+/-]{20,512}={0,2}(?![\w+/=-])", re.ASCII)
@@ -183,7 +187,7 @@ def _char_class(char: str) -> int:
 
 
 def _random_tokens(text: str) -> Iterator[Span]:
-    """Tokens that look drawn, not written: high entropy for their length, and letter classes that change all the time."""
+    """Tokens that look drawn, not written: much entropy for their length, and letter classes that keep changing."""
     for match in _TOKEN.finditer(text):
         token = match[0]
         if _HEX.fullmatch(token):
