@@ -17,7 +17,7 @@ RUN cp -r metaspo.py registry optimizer gateway jobs /opt/metaspo/lib/python3.11
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 metaspo && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/metaspo metaspo \
-    && install -d -o metaspo -g metaspo /var/lib/metaspo
+    && install -d -o metaspo -g metaspo /var/lib/metaspo /var/lib/metaspo/keys
 COPY --from=build /opt/metaspo /opt/metaspo
 ENV PATH=/opt/metaspo/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     METASPO_HOME=/var/lib/metaspo METASPO_CONFIG=/etc/metaspo/metaspo.yaml
