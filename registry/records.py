@@ -31,12 +31,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JudgeSpec(Record):
-    """How an answer of a task is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria."""
+    """How an answer of a task is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria.
+
+    ``lenient`` lets a choice judge take the first label that the reply names, for models that obey no format.
+    """
 
     kind: JudgeKind = "exact"
     labels: tuple[str, ...] = ()
     rubric: tuple[str, ...] = ()
     schema: dict[str, Any] | None = None
+    lenient: bool = False
 
 
 class Task(Record):
