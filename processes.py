@@ -1,0 +1,346 @@
+"""The process tree of ``metaspo up`` and ``metaspo demo``: started by command, watched, restarted, and never left behind.
+
+Each process of the house is one of its own commands (``metaspo gateway serve``, ``metaspo jobs worker`` ...) in a session of its
+own, so a Ctrl-C in the terminal reaches only this tree, which then ends the others in order: those that write before the store they
+write to. A *keeper*, a few lines of Python that hold one end of a pipe, ends every group when this process dies without a word
+(``kill -9``). The embedded Redis is watched like the others: dead, it is started again on the same append-only file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.error import URLError
+from urllib.request import urlopen
+
+HERE = Path(__file__).resolve().parent
+GRACE = 8.0
+"""Seconds a process has to end after SIGTERM before it is killed."""
+CRASHES, WINDOW = 5, 60.0
+"""A process that ends by itself more than CRASHES times within WINDOW seconds is not started again: the tree gives up."""
+LOG_BYTES = 8 * 2**20
+
+KEEPER = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+for end in (signal.SIGTERM, signal.SIGKILL):
+    for group in list(groups):
+        try:
+            os.killpg(group, end)
+        except ProcessLookupError:
+            groups.discard(group)
+        except PermissionError:
+            pass
+    if groups and end == signal.SIGTERM:
+        time.sleep(3)
+"""
+
+
+class ProcessError(Exception):
+    """The tree cannot start or go on: the message is one sentence that says what to do."""
+
+
+class Storage(Protocol):
+    """What the tree needs of an embedded Redis: the registry's ``EmbeddedRedis`` is one."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process of the tree: what to run, and the address that answers 200 once it is ready (None: ready when started)."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    ready_url: str | None = None
+    patience: float = 60.0
+    """Seconds until it must be ready."""
+
+
+@dataclass
+class Running:
+    program: Program
+    process: subprocess.Popen[bytes]
+    log: Path
+    ended: list[float] = field(default_factory=list)
+    """When it ended by itself lately."""
+    ready: bool = False
+    """A process that ends before it was ever ready is not started again: it has said why in its log."""
+
+
+def metaspo(*arguments: str) -> list[str]:
+    """The command line that runs a metaspo command with this interpreter, installed or straight from the repository."""
+    return [sys.executable, str(HERE / "metaspo.py"), *arguments]
+
+
+def claim_home(home: Path) -> IO[str]:
+    """Make `home`, prove that it can be written, and hold its lock until the returned file is closed.
+
+    Raises ProcessError when the folder cannot be made or written, or when another metaspo lives in it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "up.lock").open("a+")
+    except OSError as error:
+        raise ProcessError(
+            f"home {home} cannot be written ({error.strerror}); choose another folder with `home:` in the config file or METASPO_HOME."
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise ProcessError(
+            f"home {home} is in use by {holder}; stop that one first, or choose another folder with `home:` or METASPO_HOME."
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+    return lock
+
+
+def free_address(listen: str, *, setting: str = "listen") -> tuple[str, int]:
+    """Split ``host:port``, prove that nobody listens there, and draw a free port for port 0. Raises ProcessError."""
+    host, _, port_text = listen.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    try:
+        port = int(port_text)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except (ValueError, OverflowError, socket.gaierror):
+        raise ProcessError(f"`{setting}: {listen}` is not an address; write it as host:port, for example 127.0.0.1:8080.") from None
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ProcessError(
+                f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or choose another address with "
+                f"`{setting}:` in the config file or METASPO_{setting.upper()}."
+            ) from None
+        return host, probe.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    """Whether `url` answers 200 within two seconds."""
+    try:
+        with urlopen(url, timeout=2) as reply:  # noqa: S310 - our own loopback address
+            return bool(reply.status == 200)
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says something, for the sentence that reports a death."""
+    try:
+        lines = log.read_text("utf-8", "replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip()[:300] if lines else ""
+
+
+class Tree:
+    """The running processes of one home. Use it as a context manager: leaving it ends them all."""
+
+    def __init__(self, home: Path, *, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.home, self.say, self.clock = home, say, clock
+        self.logs = home / "logs"
+        self.running: list[Running] = []
+        self.storage: Storage | None = None
+        self.failure: str | None = None
+        """Why the tree gave up, once it has."""
+        self._start_storage: Callable[[], Storage] | None = None
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._keeper: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Tree:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", KEEPER], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._watcher = threading.Thread(target=self._watch, name="process-watch", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    def start_storage(self, start: Callable[[], Storage]) -> str:
+        """Start the embedded Redis by `start` (again whenever it dies) and return its URL."""
+        with self._lock:
+            self._start_storage = start
+            self.storage = start()
+            self._keep("+", self.storage.pid)
+            return self.storage.url
+
+    def start(self, program: Program) -> Running:
+        """Start `program` and wait until it is ready. Raises ProcessError when it ends or is not ready in time."""
+        with self._lock:
+            child = self._spawn(program)
+            self.running.append(child)
+        deadline = self.clock() + program.patience
+        while program.ready_url and not answers(program.ready_url):
+            if self._stopping.wait(0.05):
+                raise ProcessError(f"stopped while {program.name} was starting.")
+            if self.failure:
+                raise ProcessError(self.failure)
+            if self.clock() > deadline:
+                raise ProcessError(f"{program.name} was not ready within {program.patience:.0f} s; its log is {child.log}.")
+        child.ready = True
+        return child
+
+    def _spawn(self, program: Program, ended: list[float] | None = None) -> Running:
+        log = self.logs / f"{program.name}.log"
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        try:
+            with log.open("ab") as out:
+                process = subprocess.Popen(
+                    program.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **program.env},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ProcessError(f"{program.name} cannot be started ({error.strerror}: {program.argv[0]}).") from None
+        self._keep("+", process.pid)
+        return Running(program, process, log, ended or [], ready=ended is not None)
+
+    def _keep(self, sign: str, pid: int) -> None:
+        if self._keeper and self._keeper.stdin:
+            with contextlib.suppress(OSError, ValueError):
+                self._keeper.stdin.write(f"{sign}{pid}\n")
+                self._keeper.stdin.flush()
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.1):
+            with self._lock:
+                if self._stopping.is_set() or self.failure:
+                    continue
+                self._watch_storage()
+                for place, child in enumerate(self.running):
+                    if child.process.poll() is not None:
+                        self._revive(place, child)
+
+    def _watch_storage(self) -> None:
+        if self.storage is None or self._start_storage is None or alive(self.storage.pid):
+            return
+        self.say("the embedded Redis ended unexpectedly; starting it again on the same files")
+        self._keep("-", self.storage.pid)
+        try:
+            self.storage.stop()
+            self.storage = self._start_storage()
+            self._keep("+", self.storage.pid)
+        except Exception as error:  # the registry's error is one sentence already; anything else must end the tree too
+            self.failure = f"the embedded Redis could not be started again: {error}"
+
+    def _revive(self, place: int, child: Running) -> None:
+        now = self.clock()
+        ended = [moment for moment in child.ended if now - moment < WINDOW] + [now]
+        name, code = child.program.name, child.process.returncode
+        self._end_group(child, signal.SIGKILL)
+        self._keep("-", child.process.pid)
+        words = last_words(child.log)
+        if not child.ready or len(ended) > CRASHES:
+            often = "ends again and again" if child.ready else "could not start"
+            self.failure = f"{name} {often}: {words or f'exit code {code}'} (its log: {child.log})."
+            return
+        self.say(f"{name} ended unexpectedly (exit code {code}); starting it again")
+        time.sleep(min(0.2 * 2 ** (len(ended) - 1), 3.0))
+        try:
+            self.running[place] = self._spawn(child.program, ended)
+        except ProcessError as error:
+            self.failure = str(error)
+
+    def wait(self, until: threading.Event) -> None:
+        """Return when `until` is set; raise ProcessError when the tree gives up first."""
+        while not until.wait(0.2):
+            if self.failure:
+                raise ProcessError(self.failure)
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End every process, the last started first, the store last; safe to call twice."""
+        self._stopping.set()
+        if self._watcher and self._watcher is not threading.current_thread():
+            self._watcher.join()
+        with self._lock:
+            for child in reversed(self.running):
+                self._end_group(child, signal.SIGTERM)
+            deadline = self.clock() + GRACE
+            for child in reversed(self.running):
+                try:
+                    child.process.wait(max(deadline - self.clock(), 0.1))
+                except subprocess.TimeoutExpired:
+                    self.say(f"{child.program.name} did not end within {GRACE:.0f} s; killing it")
+                self._end_group(child, signal.SIGKILL)
+                child.process.wait()
+                self._keep("-", child.process.pid)
+            self.running.clear()
+            if self.storage is not None:
+                storage, self.storage = self.storage, None
+                storage.stop()
+                self._keep("-", storage.pid)
+            if self._keeper and self._keeper.stdin:
+                self._keeper.stdin.close()
+                self._keeper.wait()
+                self._keeper = None
+
+    @staticmethod
+    def _end_group(child: Running, how: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.process.pid, how)
+
+
+def alive(pid: int) -> bool:
+    """Whether process `pid` runs. A dead child of ours is reaped here, so that it does not look alive as a zombie."""
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def until_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM or a closed terminal sets, in place of their usual effect."""
+    asked = threading.Event()
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {name: signal.signal(name, lambda *_: asked.set()) for name in names}
+    try:
+        yield asked
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
