@@ -1,0 +1,58 @@
+"""Who asks: keys from the snapshot in memory.
+
+Only the SHA-256 of a key is ever held. A token is hashed and looked up by its hash, so that the time of the lookup says
+nothing about the text of any key; what was found is compared once more in constant time. A key that is revoked,
+expired or gone from the snapshot stops working with the next snapshot (pushed, within a second of the revocation).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+from registry import KeyRecord, Snapshot, hash_key
+
+LONGEST_TOKEN = 512
+"""Bytes; longer tokens are nobody's, and are not worth hashing."""
+
+
+class KeyRing:
+    """The keys of the last snapshot. Implements `gateway.exchange.Auth`; swapped whole, so that readers need no lock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._by_hash: dict[str, KeyRecord] = {}
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take the keys of a new snapshot, whose dictionary is by hash."""
+        self._by_hash = snapshot.keys
+
+    def find(self, token: bytes) -> KeyRecord | None:
+        """The live key with this text, whatever its role, or None."""
+        if not 0 < len(token) <= LONGEST_TOKEN:
+            return None
+        wanted = hash_key(token.decode("latin-1"))
+        key = self._by_hash.get(wanted)
+        if key is None or not hmac.compare_digest(key.hash, wanted):
+            return None
+        if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= self._clock()):
+            return None
+        return key
+
+    def caller(self, token: bytes) -> KeyRecord | None:
+        """The live caller key: may use the data plane, and nothing else."""
+        key = self.find(token)
+        return key if key is not None and key.role == "caller" else None
+
+    def operator(self, token: bytes) -> KeyRecord | None:
+        """The live operator or viewer key: may use the control plane; a viewer only reads."""
+        key = self.find(token)
+        return key if key is not None and key.role in {"operator", "viewer"} else None
+
+
+def bearer(authorization: str | None, x_api_key: str | None) -> bytes:
+    """The token of a request: ``Authorization: Bearer`` first, else ``x-api-key``; empty when there is none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip().encode("latin-1", "replace")
+    return (x_api_key or "").strip().encode("latin-1", "replace")

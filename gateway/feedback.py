@@ -1,0 +1,156 @@
+"""Feedback by signed exchange id: late references, thumbs and scores find the exchange that they are about.
+
+The id that a caller gets in ``x-metaspo-exchange`` names exchange, time, key, unit and domain, signed (`itsdangerous`,
+HMAC-SHA-256) with a secret that the whole fleet shares. So any replica can check it without asking anybody, nobody can
+make one up, and a key can only speak about its own exchanges. The unit in it is a digest, never what the caller sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from itsdangerous import BadSignature, Signer
+
+from gateway.exchange import Exchange, Refusal
+from gateway.scrub import Scrubber
+from registry import Feedback, KeyRecord
+
+SECRET_NAME = "exchange-id"
+"""Name of the fleet secret in the registry."""
+LIFETIME = 30 * 86_400.0
+"""Seconds for which feedback on an exchange is taken: as long as samples live."""
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def record_id(exchange: Exchange) -> str:
+    """The id under which an exchange is kept. An SDK's retry (same key, same ``Idempotency-Key``) has the same one."""
+    if not exchange.idempotency_key:
+        return exchange.id
+    owner = exchange.key.id if exchange.key else ""
+    return "i" + hashlib.blake2b(exchange.idempotency_key, key=owner.encode()[:64], digest_size=15).hexdigest()
+
+
+def unit_digest(unit: str) -> str:
+    """What is stored for a unit: 16 hex digits. Callers put mail addresses there; those are never stored."""
+    return hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if unit else ""
+
+
+class ExchangeClaim(msgspec.Struct, frozen=True):
+    """What a signed id says of its exchange."""
+
+    exchange: str
+    at: float
+    key: str
+    unit: str
+    domain: str
+
+
+class BadExchangeId(Exception):
+    """An id that is forged, damaged, of another key or too old; ``refusal`` is the answer."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def _base36(number: int) -> str:
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text or "0"
+
+
+class SignedIds:
+    """Issues and checks exchange ids. Implements `gateway.exchange.ExchangeIds`; about 4 microseconds an id."""
+
+    def __init__(self, secret: bytes, *, clock: Callable[[], float], lifetime: float = LIFETIME) -> None:
+        # The secret is 32 random bytes of its own purpose: deriving a key from it for each id would only cost time.
+        self._signer = Signer(secret, salt=b"", key_derivation="none", digest_method=hashlib.sha256)
+        self._clock = clock
+        self._lifetime = lifetime
+
+    def issue(self, exchange: Exchange) -> bytes:
+        """``id.time.key.unit.domain.signature``, printable ASCII."""
+        key = exchange.key.id if exchange.key else ""
+        parts = (record_id(exchange), _base36(int(exchange.started)), key, unit_digest(exchange.unit), exchange.domain)
+        return self._signer.sign(".".join(parts))
+
+    def read(self, token: str, key: KeyRecord) -> ExchangeClaim:
+        """What the id says. Raises `BadExchangeId`: 403 for a forged id or another key's, 404 for one too old."""
+        try:
+            exchange, at, owner, unit, domain = self._signer.unsign(token.encode("utf-8")).decode().split(".", 4)
+            claim = ExchangeClaim(exchange, float(int(at, 36)), owner, unit, domain)
+        except (BadSignature, ValueError) as error:
+            raise BadExchangeId(
+                Refusal(403, "This exchange id was not issued here: send the value of x-metaspo-exchange unchanged.",
+                        type="permission_error", param="exchange", code="exchange_forged")
+            ) from error  # fmt: skip
+        if claim.key != key.id:
+            raise BadExchangeId(
+                Refusal(403, "This exchange belongs to another key: feedback must come with the key that asked.",
+                        type="permission_error", param="exchange", code="exchange_of_another_key")
+            )  # fmt: skip
+        if self._clock() - claim.at > self._lifetime:
+            raise BadExchangeId(
+                Refusal(404, f"This exchange is more than {self._lifetime / 86_400:g} days old and is forgotten.",
+                        param="exchange", code="exchange_expired")
+            )  # fmt: skip
+        return claim
+
+
+class FeedbackBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of ``POST /v1/feedback``: what to say about which exchange."""
+
+    exchange: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    thumb: Literal["up", "down"] | None = None
+    reference: Annotated[str, msgspec.Meta(max_length=100_000)] | None = None
+    comment: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
+
+
+class BadFeedback(Exception):
+    """A body that says nothing, or the same thing twice; ``refusal`` is the answer."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(400, message, param=param)
+
+
+_decode = msgspec.json.Decoder(FeedbackBody).decode
+
+
+def read_feedback(body: bytes) -> FeedbackBody:
+    """The body, checked. Raises `BadFeedback` with one sentence that says what to send."""
+    try:
+        said = _decode(body)
+    except msgspec.ValidationError as error:
+        raise BadFeedback(f"The feedback cannot be taken: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadFeedback("The body is not valid JSON.") from error
+    if said.score is not None and said.thumb is not None:
+        raise BadFeedback("Send either 'score' or 'thumb', not both.", "score")
+    if said.score is None and said.thumb is None and said.reference is None:
+        raise BadFeedback(
+            "Say something about the exchange: 'score' (0..1), 'thumb' (up or down) or 'reference'.", "score"
+        )
+    return said
+
+
+def vote(said: FeedbackBody, claim: ExchangeClaim, at: float) -> Feedback:
+    """The record to store. Reference and comment are scrubbed here: nothing else of them is kept."""
+    scrub = Scrubber()
+    score = said.score if said.thumb is None else float(said.thumb == "up")
+    return Feedback(
+        exchange=claim.exchange,
+        domain=claim.domain,
+        key=claim.key,
+        unit=claim.unit,
+        at=at,
+        score=score,
+        reference=None if said.reference is None else scrub(said.reference),
+        comment=scrub(said.comment),
+    )
