@@ -1,0 +1,117 @@
+"""The search: a seed prompt and examples in, a better system prompt with its evidence out.
+
+It needs neither Redis nor the gateway. Names are loaded when first used, so importing the package costs nothing::
+
+    from optimizer import load_search_file, search
+    result = await search(load_search_file(Path("search.yaml")), clock=time.time)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optimizer.doctor import check
+    from optimizer.errors import (
+        BudgetSpent,
+        DataError,
+        EndpointDown,
+        EndpointRefused,
+        JournalError,
+        ModelError,
+        OptimizerError,
+        RunBlocked,
+        SearchFileError,
+    )
+    from optimizer.estimate import Estimate, estimate
+    from optimizer.evaluation import Evaluation, fingerprint
+    from optimizer.gate import GateResult, decide
+    from optimizer.judges import judge_for
+    from optimizer.lint import lint
+    from optimizer.metaspo import search
+    from optimizer.models import Backend, open_backend
+    from optimizer.records import (
+        Budget,
+        Completion,
+        Event,
+        Example,
+        Finding,
+        Interval,
+        JudgeSpec,
+        Ledger,
+        LedgerRow,
+        LoopSizes,
+        Models,
+        ModelSpec,
+        Request,
+        Rollout,
+        Scores,
+        SearchResult,
+        SearchSpec,
+        SearchTask,
+        SplitScores,
+        TaskScore,
+        Verdict,
+    )
+    from optimizer.settings import Settings
+    from optimizer.tasks import load_search_file, load_task, split_traffic
+
+_HOME = {
+    "doctor": ("check",),
+    "errors": (
+        "BudgetSpent",
+        "DataError",
+        "EndpointDown",
+        "EndpointRefused",
+        "JournalError",
+        "ModelError",
+        "OptimizerError",
+        "RunBlocked",
+        "SearchFileError",
+    ),
+    "estimate": ("Estimate", "estimate"),
+    "evaluation": ("Evaluation", "fingerprint"),
+    "gate": ("GateResult", "decide"),
+    "judges": ("judge_for",),
+    "lint": ("lint",),
+    "metaspo": ("search",),
+    "models": ("Backend", "open_backend"),
+    "records": (
+        "Budget",
+        "Completion",
+        "Event",
+        "Example",
+        "Finding",
+        "Interval",
+        "JudgeSpec",
+        "Ledger",
+        "LedgerRow",
+        "LoopSizes",
+        "ModelSpec",
+        "Models",
+        "Request",
+        "Rollout",
+        "Scores",
+        "SearchResult",
+        "SearchSpec",
+        "SearchTask",
+        "SplitScores",
+        "TaskScore",
+        "Verdict",
+    ),
+    "settings": ("Settings",),
+    "tasks": ("load_search_file", "load_task", "split_traffic"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 -- the table above is the list
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'optimizer' has no attribute {name!r}")
+    value = getattr(import_module(f"optimizer.{module}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,37 @@
+"""What a judge is: two pure halves, so that it can be tested without a model and resumed without paying twice.
+
+Most judges decide from the text alone (``Judge.verdict``). A judge that needs a model says what to ask (``question``) and
+reads the reply (``read``); the call itself is made by the evaluation, on the one path of all calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from optimizer.records import Completion, Example, Request, Verdict
+
+Nonce = Callable[[str], str]
+"""Gives a tag for some untrusted text: fresh per run and text, not to be guessed by the text's author, stable on resume."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores one answer by rule."""
+
+    def verdict(self, example: Example, text: str) -> Verdict:
+        """The verdict on ``text``. Never raises for what a model wrote."""
+        ...
+
+
+@runtime_checkable
+class ModelJudge(Protocol):
+    """Scores one answer by asking a model; ``attempt`` 0 is the first ask, 1 the one repair."""
+
+    def question(self, example: Example, text: str, nonce: Nonce, attempt: int = 0) -> Request | Verdict:
+        """What to ask about ``text``, or the verdict at once where a rule decides."""
+        ...
+
+    def read(self, reply: Completion) -> Verdict | None:
+        """The verdict in the judge's reply; None when it cannot be read (then one repair is asked for)."""
+        ...
