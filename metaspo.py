@@ -1,7 +1,9 @@
-"""The front door: mounts the packages' command groups as ``metaspo ...``, and starts their processes for ``up`` and ``demo``.
+"""The front door: mounts the packages' command groups as ``metaspo ...``, and starts their processes for ``up`` and
+``demo``.
 
-Nothing of the packages is imported before one of their commands runs, so that ``metaspo --help`` answers at once. Every error of the
-house reaches a user as one sentence and exit code 1 (usage errors: 2); a traceback goes to a file, never to the terminal.
+Nothing of the packages is imported before one of their commands runs, so that ``metaspo --help`` answers at once.
+Every error of the house reaches a user as one sentence and exit code 1 (usage errors: 2); a traceback goes to a file,
+never to the terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from processes import House, Program
     from registry import Settings
 
 VERSION = "0.1.0"
@@ -53,13 +56,13 @@ SIMULATIONS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live elsewhere: `mounted` maps a name to ``module:attribute[.subcommand]`` and its short help."""
+    """Commands that live elsewhere: `mounted` maps a name to ``module:attribute[.subcommand]`` and its short help."""
 
     def __init__(self, *args: Any, mounted: dict[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mounted = mounted
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return [*self.commands, *self.mounted]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -68,17 +71,20 @@ class LazyGroup(click.Group):
         where, _ = self.mounted[cmd_name]
         module, _, attribute = where.partition(":")
         attribute, _, subcommand = attribute.partition(".")
-        found = getattr(import_module(module), attribute)
-        return found.get_command(ctx, subcommand) if subcommand else found
+        found: Any = getattr(import_module(module), attribute)
+        command: click.Command | None = found.get_command(ctx, subcommand) if subcommand else found
+        return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing the packages that hold them."""
         rows = [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
         rows += [(name, text) for name, (_, text) in self.mounted.items()]
@@ -86,7 +92,9 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-@click.group(cls=LazyGroup, mounted=MOUNTED, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=LazyGroup, mounted=MOUNTED, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -105,7 +113,11 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
 
 cli.add_command(
-    LazyGroup("simulate", mounted=SIMULATIONS, help="Measured error rates of gate, canary and search on worlds with known truth.")
+    LazyGroup(
+        "simulate",
+        mounted=SIMULATIONS,
+        help="Measured error rates of gate, canary and search on worlds with known truth.",
+    )
 )
 
 
@@ -115,28 +127,74 @@ def settings_of(ctx: click.Context) -> Settings:
     return load_settings(ctx.find_root().params.get("config") or ctx.find_root().obj["config"])
 
 
+@contextlib.contextmanager
+def house(
+    settings: Settings, *, say: Callable[[str], None], workers: int | None = None, before: Sequence[Program] = ()
+) -> Iterator[House]:
+    """Start everything that `settings` describe and yield it ready; all of it ends with the block.
+
+    `before` are programs that must be ready before the gateway starts (the demo's language models).
+    Raises ProcessError, or the registry's error when the embedded Redis cannot be started.
+    """
+    import processes
+    from registry import EmbeddedRedis
+
+    home = settings.home.expanduser().absolute()
+    with contextlib.closing(processes.claim_home(home)), processes.Tree(home, say=say) as tree:
+        host, port = processes.free_address(settings.listen)
+        url = processes.url_of(host, port)
+        env = {"METASPO_HOME": str(home), "METASPO_LISTEN": f"{host}:{port}"}
+        if not settings.redis_url:
+            env["METASPO_REDIS_URL"] = tree.start_storage(lambda: EmbeddedRedis.start(home))
+        for program in before:
+            tree.start(program)
+        serve = ["gateway", "serve", "--workers", str(workers or settings.gateway.workers)]
+        # With an outside Redis that is down the gateway still serves, so it only has to be alive.
+        ready = f"{url}/healthz" if settings.redis_url else f"{url}/readyz"
+        tree.start(processes.Program("gateway", processes.metaspo(*serve), env, ready))
+        tree.start(processes.Program("worker", processes.metaspo("jobs", "worker"), env))
+        tree.start(processes.Program("scheduler", processes.metaspo("jobs", "scheduler"), env))
+        yield processes.House(tree, url, env)
+
+
 @cli.command()
-@click.option("--workers", type=click.IntRange(1, 64), help="Gateway processes (default: `workers` of the config file).")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), help="Gateway processes (default: `workers` of the config file)."
+)
 @click.pass_context
 def up(ctx: click.Context, workers: int | None) -> None:
     """All in one process tree: storage, gateway, worker, scheduler."""
     import processes
 
     settings = settings_of(ctx)
-    with processes.until_signal() as asked, processes.house(settings, workers=workers, say=click.echo) as house:
-        click.echo(house.description + "\nCtrl-C stops it.")
-        house.tree.wait(asked)
+    with processes.until_signal() as asked, house(settings, workers=workers, say=click.echo) as running:
+        storage = "the Redis of redis_url" if settings.redis_url else f"embedded, under {settings.home}"
+        click.echo(f"metaspo is up: point an OpenAI SDK at {running.url}/v1")
+        click.echo(f"  console  {running.url}/console")
+        click.echo(f"  storage  {storage}")
+        click.echo(f"  logs     {running.tree.logs}")
+        click.echo("Ctrl-C stops it.")
+        running.tree.wait(asked)
         click.echo("stopping ...")
 
 
 @cli.command()
 @click.option("--model", type=click.Path(path_type=Path), help="A GGUF file to serve in place of SmolLM2-135M.")
 @click.option("--models", type=click.Path(path_type=Path), help="A folder with a base and an optimizer model (GGUF).")
-@click.option("--home", type=click.Path(path_type=Path), help="Where it lives (default: `home` of the config, .metaspo).")
-@click.option("--size", type=click.Choice(["small", "full"]), default="full", help="small: under a minute, too few rows to pass the gate.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), help="Where it lives (default: `home` of the config, .metaspo)."
+)
+@click.option(
+    "--size",
+    type=click.Choice(["small", "full"]),
+    default="full",
+    help="small: under a minute, too few rows to pass the gate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with the summary as JSON in place of the page.")
 @click.pass_context
-def demo(ctx: click.Context, model: Path | None, models: Path | None, home: Path | None, size: str, as_json: bool) -> None:
+def demo(
+    ctx: click.Context, model: Path | None, models: Path | None, home: Path | None, size: str, as_json: bool
+) -> None:
     """The whole loop on this machine, with a real language model."""
     from demo.story import tell
 
@@ -157,7 +215,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     findings = asyncio.run(examine())
     if as_json:
-        click.echo(json.dumps([{"name": f.name, "ok": f.ok, "message": f.message, "mend": f.mend} for f in findings], indent=1))
+        click.echo(
+            json.dumps([{"name": f.name, "ok": f.ok, "message": f.message, "mend": f.mend} for f in findings], indent=1)
+        )
     else:
         for finding in findings:
             click.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.message}")
@@ -177,7 +237,9 @@ def is_ours(error: BaseException) -> bool:
 
 def keep_traceback(error: BaseException) -> str:
     """Write the traceback of an error that nobody foresaw to a file of its own and return its name."""
-    with tempfile.NamedTemporaryFile("w", prefix="metaspo-", suffix=".traceback", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="metaspo-", suffix=".traceback", delete=False, encoding="utf-8"
+    ) as file:
         traceback.print_exception(error, file=file)
     return file.name
 
@@ -206,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             kept = keep_traceback(error)
             click.echo(
-                f"Error: {type(error).__name__}: {error}. This is a fault of metaspo, not of yours: please report it with {kept}", err=True
+                f"Error: {type(error).__name__}: {error}. This is a fault of metaspo: please report it with {kept}",
+                err=True,
             )
     return 1
 

@@ -1,9 +1,11 @@
-"""The process tree of ``metaspo up`` and ``metaspo demo``: started by command, watched, restarted, and never left behind.
+"""The process tree of ``metaspo up`` and ``metaspo demo``: started by command, watched, restarted, and never left
+behind.
 
-Each process of the house is one of its own commands (``metaspo gateway serve``, ``metaspo jobs worker`` ...) in a session of its
-own, so a Ctrl-C in the terminal reaches only this tree, which then ends the others in order: those that write before the store they
-write to. A *keeper*, a few lines of Python that hold one end of a pipe, ends every group when this process dies without a word
-(``kill -9``). The embedded Redis is watched like the others: dead, it is started again on the same append-only file.
+Each process of the house is one of its own commands (``metaspo gateway serve``, ``metaspo jobs worker`` ...) in a
+session of its own, so a Ctrl-C in the terminal reaches only this tree, which then ends the others in order: those
+that write before the store they write to. A *keeper*, a few lines of Python that hold one end of a pipe, ends every
+group when this process dies without a word (``kill -9``). The embedded Redis is watched like the others: dead, it is
+started again on the same append-only file.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 GRACE = 8.0
 """Seconds a process has to end after SIGTERM before it is killed."""
 CRASHES, WINDOW = 5, 60.0
-"""A process that ends by itself more than CRASHES times within WINDOW seconds is not started again: the tree gives up."""
+"""Ended by itself more than CRASHES times within WINDOW seconds, a process is not started again: the tree gives up."""
 LOG_BYTES = 8 * 2**20
 
 KEEPER = """
@@ -66,7 +68,7 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Program:
-    """One process of the tree: what to run, and the address that answers 200 once it is ready (None: ready when started)."""
+    """One process of the tree: what to run, and the address that answers 200 once it is ready (None: at once)."""
 
     name: str
     argv: Sequence[str]
@@ -101,7 +103,7 @@ def claim_home(home: Path) -> IO[str]:
         lock = (home / "up.lock").open("a+")
     except OSError as error:
         raise ProcessError(
-            f"home {home} cannot be written ({error.strerror}); choose another folder with `home:` in the config file or METASPO_HOME."
+            f"home {home} cannot be written ({error.strerror}); choose another folder with `home:` or METASPO_HOME."
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,7 +112,7 @@ def claim_home(home: Path) -> IO[str]:
         holder = lock.read().strip() or "another process"
         lock.close()
         raise ProcessError(
-            f"home {home} is in use by {holder}; stop that one first, or choose another folder with `home:` or METASPO_HOME."
+            f"home {home} is in use by {holder}; stop that one first, or choose another with `home:` or METASPO_HOME."
         ) from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()}")
@@ -126,17 +128,25 @@ def free_address(listen: str, *, setting: str = "listen") -> tuple[str, int]:
         port = int(port_text)
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except (ValueError, OverflowError, socket.gaierror):
-        raise ProcessError(f"`{setting}: {listen}` is not an address; write it as host:port, for example 127.0.0.1:8080.") from None
+        raise ProcessError(
+            f"`{setting}: {listen}` is not an address; write it as host:port, for example 127.0.0.1:8080."
+        ) from None
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise ProcessError(
-                f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or choose another address with "
+                f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or choose another with "
                 f"`{setting}:` in the config file or METASPO_{setting.upper()}."
             ) from None
         return host, probe.getsockname()[1]
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a server that listens on `host` is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def answers(url: str) -> bool:
@@ -207,7 +217,9 @@ class Tree:
             if self.failure:
                 raise ProcessError(self.failure)
             if self.clock() > deadline:
-                raise ProcessError(f"{program.name} was not ready within {program.patience:.0f} s; its log is {child.log}.")
+                raise ProcessError(
+                    f"{program.name} was not ready within {program.patience:.0f} s; its log is {child.log}."
+                )
         child.ready = True
         return child
 
@@ -344,3 +356,14 @@ def until_signal() -> Iterator[threading.Event]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+@dataclass(frozen=True)
+class House:
+    """What a started house is to those who use it."""
+
+    tree: Tree
+    url: str
+    """Address of the gateway, without a path."""
+    env: Mapping[str, str]
+    """What a further process of this house needs in its environment to be one of it."""

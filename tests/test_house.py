@@ -70,7 +70,9 @@ def exported(package: str) -> set[str]:
     """The public names of a package: __all__ where there is one, else what its __init__ defines or imports."""
     tree = ast.parse((ROOT / package / "__init__.py").read_text("utf-8"))
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             value = getattr(node, "value", None)
             if isinstance(value, ast.List | ast.Tuple) and all(isinstance(item, ast.Constant) for item in value.elts):
@@ -82,7 +84,7 @@ def exported(package: str) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_only_public_names_cross(package: str) -> None:
-    """Another package, the front door and the demo use only names of a package's __init__ (cli modules are mounted by name)."""
+    """Others use only names of a package's __init__; the front door mounts ``cli`` modules by name."""
     if not (ROOT / package / "__init__.py").exists():
         pytest.fail(f"{package} has no __init__.py")
     public = exported(package)
@@ -94,18 +96,29 @@ def test_only_public_names_cross(package: str) -> None:
                 continue
             if module != package:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} reaches into {module}")
-            wrong += [f"{path.relative_to(ROOT)}:{line} takes {name}, which {package} does not export" for name in names if name not in public]
+            wrong += [
+                f"{path.relative_to(ROOT)}:{line} takes {name}, which {package} does not export"
+                for name in names
+                if name not in public
+            ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_drawers_for_odds_and_ends() -> None:
     forbidden = {"utils", "util", "core", "common", "helpers", "helper", "manager", "managers", "misc"}
-    wrong = [path.relative_to(ROOT) for path in sources(*PACKAGES, "demo") if path.stem in forbidden or path.parent.name in forbidden]
+    wrong = [
+        path.relative_to(ROOT)
+        for path in sources(*PACKAGES, "demo")
+        if path.stem in forbidden or path.parent.name in forbidden
+    ]
     assert not wrong, wrong
 
 
 def test_files_stay_short() -> None:
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in [*sources(*PACKAGES, "demo"), *ROOT.glob("*.py")]}
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
+        for path in [*sources(*PACKAGES, "demo"), *ROOT.glob("*.py")]
+    }
     wrong = {name: length for name, length in lengths.items() if length > LONGEST and name not in LONG_FOR_A_REASON}
     assert not wrong, f"over {LONGEST} lines without a reason: {wrong}"
 
@@ -145,7 +158,20 @@ def test_requirements_are_pinned_by_hash() -> None:
         assert all("--hash=sha256:" in block for block in blocks), path
 
 
-HEAVY = ("litellm", "numpy", "scipy", "fastapi", "uvicorn", "redis", "openai", "taskiq", "pydantic", "rich", "aiohttp", "xllamacpp")
+HEAVY = (
+    "litellm",
+    "numpy",
+    "scipy",
+    "fastapi",
+    "uvicorn",
+    "redis",
+    "openai",
+    "taskiq",
+    "pydantic",
+    "rich",
+    "aiohttp",
+    "xllamacpp",
+)
 
 
 def loaded_after(statement: str) -> set[str]:
