@@ -1,0 +1,207 @@
+"""Sequential statistics of live experiments: numpy and math only, no state of its own, no clock, no randomness.
+
+What may be looked at as often as one likes:
+
+* ``half_width``, ``upper_bound``: asymptotic confidence sequences (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
+"Time-uniform
+  central limit theory and asymptotic confidence sequences", arXiv 2103.06476), one-sided and two-sided;
+* ``harm_wealth``: the two-sample Bernoulli e-process of Turner, Ly and Grünwald ("Generic E-variables for exact
+sequential
+  k-sample tests", arXiv 2106.02693), for rare failures;
+* ``mixture_e``: the normal-mixture e-value that belongs to the confidence sequence. E-values may be averaged.
+
+What may be looked at once: ``not_worse``, the fixed-n test of non-inferiority. ``balance_p`` guards the split itself.
+
+Units are users or conversations: the thing that sticks to an arm. Everything here is per unit; requests of one unit are
+not independent, and a test that counts them alarms two to five times too often (docs/canary.md shows by how much).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_PRIOR = 0.18
+"""Added to failures (and twice to trials) before a rate is estimated: the choice of Turner, Ly and Grünwald."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Mean of the candidate's units minus mean of the control's, its standard error, and how many units stand behind
+    it.
+    """
+
+    effect: float
+    se: float
+    n_control: int
+    n_candidate: int
+
+    @property
+    def n(self) -> int:
+        """Units of both arms."""
+        return self.n_control + self.n_candidate
+
+
+def difference(control: FloatArray, candidate: FloatArray) -> Difference:
+    """Difference of means of per-unit values. The error is infinite while an arm has fewer than two units."""
+    n0, n1 = len(control), len(candidate)
+    if n0 < 2 or n1 < 2:
+        return Difference(math.nan, math.inf, n0, n1)
+    variance = float(control.var(ddof=1)) / n0 + float(candidate.var(ddof=1)) / n1
+    return Difference(float(candidate.mean()) - float(control.mean()), math.sqrt(variance), n0, n1)
+
+
+def rho(alpha: float, n_star: float) -> float:
+    """Tuning of the mixture so that the sequence is tightest when ``n_star`` units have been seen (two-sided
+    ``alpha``).
+    """
+    return math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / n_star)
+
+
+def half_width(n: int, se: float, *, alpha: float, n_star: float, one_sided: bool = False) -> float:
+    """Half-width of the confidence sequence after ``n`` units when the standard error of the estimate is ``se``.
+
+    Two-sided: sqrt(v) sqrt(2 (n r^2 + 1) / (n r)^2 ln(sqrt(n r^2 + 1) / alpha)) with v = n se^2; one-sided the
+    logarithm becomes ln(1 + sqrt(n r^2 + 1) / (2 alpha)) and r is tuned at 2 alpha.
+    """
+    if n < 1 or not math.isfinite(se):
+        return math.inf
+    r = rho(2 * alpha if one_sided else alpha, n_star)
+    grown = n * r * r + 1
+    log = math.log1p(math.sqrt(grown) / (2 * alpha)) if one_sided else math.log(math.sqrt(grown) / alpha)
+    return math.sqrt(n) * se * math.sqrt(2 * grown / (n * r) ** 2 * log)
+
+
+def upper_bound(d: Difference, *, alpha: float, n_star: float) -> float:
+    """One-sided always-valid upper bound of the difference: below zero means harm."""
+    if not math.isfinite(d.se):
+        return math.inf
+    return d.effect + half_width(d.n, d.se, alpha=alpha, n_star=n_star, one_sided=True)
+
+
+def lower_bound(d: Difference, *, alpha: float, n_star: float) -> float:
+    """One-sided always-valid lower bound of the difference."""
+    if not math.isfinite(d.se):
+        return -math.inf
+    return d.effect - half_width(d.n, d.se, alpha=alpha, n_star=n_star, one_sided=True)
+
+
+def mixture_e(d: Difference, *, alpha: float, n_star: float) -> float:
+    """E-value against "no difference": exp(r^2 S^2 / (2 (n r^2 + 1))) / sqrt(n r^2 + 1), S^2 = n (effect / se)^2."""
+    if not math.isfinite(d.se) or d.effect == 0:
+        return 1.0
+    if d.se == 0:
+        return math.inf
+    r2 = rho(alpha, n_star) ** 2
+    grown = d.n * r2 + 1
+    return _exp(r2 * d.n * (d.effect / d.se) ** 2 / (2 * grown) - 0.5 * math.log(grown))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
+
+
+# --- rare failures
+# -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wealth:
+    """The e-process of some signals: per signal the log of the e-value and the failures so far; units seen per arm.
+
+    ``log_e``, ``failed_control`` and ``failed_candidate`` have one entry per signal.
+    """
+
+    log_e: tuple[float, ...]
+    failed_control: tuple[float, ...]
+    failed_candidate: tuple[float, ...]
+    n_control: int = 0
+    n_candidate: int = 0
+
+    @classmethod
+    def start(cls, signals: int) -> Wealth:
+        """Before any unit: every e-value is one."""
+        nothing = (0.0,) * signals
+        return cls(nothing, nothing, nothing)
+
+
+def harm_wealth(wealth: Wealth, failures: FloatArray, is_candidate: BoolArray, *, block: int) -> tuple[Wealth, float]:
+    """Play the next units in their order of arrival; returns the new wealth and the highest *average* e-value on the
+    way.
+
+    ``failures`` has shape (signals, units): the share of a unit's requests that failed, in 0..1. ``is_candidate`` has
+    shape (units,). Units are taken in blocks; each block is bet on with the rates seen before it, and nothing is bet
+    while the candidate looks no worse. Every e-value's expectation is at most one whenever the candidate fails no more
+    often than the control: for fixed rates ta < tb and their mean t0, the expected factor is log-concave in the common
+    true rate with its maximum, one, at t0; shares instead of zeros and ones only lower it (weighted arithmetic and
+    geometric means). Averages of e-values are e-values, so the average may be compared with 1 / alpha at every moment.
+    """
+    units = failures.shape[1]
+    if units == 0:
+        return wealth, _mean_e(np.array(wealth.log_e))
+    starts = np.arange(0, units, block)
+    treated = is_candidate.astype(np.float64)
+    n1 = np.add.reduceat(treated, starts)
+    n0 = np.add.reduceat(1.0 - treated, starts)
+    k1 = np.add.reduceat(failures * treated, starts, axis=1)
+    k0 = np.add.reduceat(failures * (1.0 - treated), starts, axis=1)
+    before1 = wealth.n_candidate + _exclusive(n1)
+    before0 = wealth.n_control + _exclusive(n0)
+    rate1 = (np.array(wealth.failed_candidate)[:, None] + _exclusive(k1) + _PRIOR) / (before1 + 2 * _PRIOR)
+    rate0 = (np.array(wealth.failed_control)[:, None] + _exclusive(k0) + _PRIOR) / (before0 + 2 * _PRIOR)
+    pooled = (n0 * rate0 + n1 * rate1) / (n0 + n1)
+    gain = (
+        k1 * np.log(rate1 / pooled)
+        + (n1 - k1) * np.log((1 - rate1) / (1 - pooled))
+        + k0 * np.log(rate0 / pooled)
+        + (n0 - k0) * np.log((1 - rate0) / (1 - pooled))
+    )
+    path = np.array(wealth.log_e)[:, None] + np.cumsum(np.where(rate1 > rate0, gain, 0.0), axis=1)
+    after = Wealth(
+        tuple(path[:, -1].tolist()),
+        tuple((np.array(wealth.failed_control) + k0.sum(axis=1)).tolist()),
+        tuple((np.array(wealth.failed_candidate) + k1.sum(axis=1)).tolist()),
+        wealth.n_control + int(n0.sum()),
+        wealth.n_candidate + int(n1.sum()),
+    )
+    return after, float(np.exp(np.minimum(path, 700.0)).mean(axis=0).max())
+
+
+def _exclusive(values: FloatArray) -> FloatArray:
+    """Sums of what came before each block, along the last axis."""
+    return np.cumsum(values, axis=-1) - values
+
+
+def _mean_e(log_e: FloatArray) -> float:
+    return float(np.exp(np.minimum(log_e, 700.0)).mean()) if len(log_e) else 1.0
+
+
+# --- looked at once --------------------------------------------------------------------------------------------------
+
+
+def not_worse(d: Difference, *, margin: float) -> float:
+    """z of the non-inferiority test (effect + margin) / se; above 1.645 the candidate is not worse by the margin
+    (one-sided 5%).
+    """
+    if not math.isfinite(d.se):
+        return -math.inf
+    if d.se == 0:
+        return math.inf if d.effect + margin > 0 else -math.inf
+    return (d.effect + margin) / d.se
+
+
+def balance_p(n_control: int, n_candidate: int, *, share: float = 0.5) -> float:
+    """p-value of the chi-square test that ``share`` of the units went to the candidate (sample ratio mismatch)."""
+    n = n_control + n_candidate
+    if n == 0:
+        return 1.0
+    expected1 = n * share
+    expected0 = n - expected1
+    chi2 = (n_candidate - expected1) ** 2 / expected1 + (n_control - expected0) ** 2 / expected0
+    return math.erfc(math.sqrt(chi2 / 2))
