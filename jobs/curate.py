@@ -1,0 +1,344 @@
+"""Samples become tasks, tasks become frozen datasets.
+
+``curate`` tells the story, step by step; each step drops what it must and counts it under a short reason:
+
+1. what can be no example (tool calls, non-text, failed exchanges) and what speaks to the machinery (``suspects.py``);
+2. which task: the caller's word, else the application's scaffold, else the constant runs of the message, else ``other``;
+3. the user prompt with its ``{question}``, mined per task (``templates.py``);
+4. near-duplicates become one item (``duplicates.py``), whose reference is what most people said, never the model's answer;
+5. nobody alone shapes a task (``caps.py``);
+6. the split is a function of the cluster's hash: 20 reflect, 30 select, 50 holdout. An item whose cluster has confirmed a run
+   before confirms none again: it rotates to the other two.
+
+Everything here is pure: the same samples give the same datasets, to the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from jobs import caps, duplicates, templates
+from jobs.suspects import suspicion
+from jobs.templates import BARE, Template
+from registry import Dataset, Domain, Example, JudgeSpec, Message, Sample
+
+Split = Literal["reflect", "select", "holdout"]
+SPLITS: tuple[Split, ...] = ("reflect", "select", "holdout")
+OTHER = "other"
+"""Where messages go that show no task: watched, never learned from."""
+
+UNNAMED_TASKS = frozenset({"", "default", OTHER})
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Rows of a task per split: below ``least`` a task is watched but not gated, above ``most`` rows are left for later."""
+
+    least: tuple[int, int, int] = (20, 30, 50)
+    most: tuple[int, int, int] = (40, 60, 100)
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One near-duplicate cluster of one task: what several people asked in nearly the same words.
+
+    ``answers`` are people's references (empty: none, or in dispute). ``weight`` is the number of distinct units, at most 3.
+    """
+
+    cluster: str
+    hashes: tuple[str, ...]
+    question: str
+    history: tuple[Message, ...]
+    answers: tuple[str, ...]
+    unit: str
+    key: str
+    weight: float
+    representative: bool
+    origin: str
+
+
+class CuratedTask(msgspec.Struct, frozen=True):
+    """One task ready to be searched over, or the numbers that say why not."""
+
+    name: str
+    template: Template
+    judge: JudgeSpec
+    reflect: tuple[Example, ...] = ()
+    select: tuple[Example, ...] = ()
+    holdout: tuple[Example, ...] = ()
+    dropped: dict[str, int] = {}
+    units: int = 0
+    fallback_share: float = 0.0
+    """The share of items whose unit is only the gateway's fallback hash."""
+    loudest_key: float = 0.0
+    referenced: float = 0.0
+    """The share of items with a reference from people."""
+
+    def rows(self) -> tuple[int, int, int]:
+        return len(self.reflect), len(self.select), len(self.holdout)
+
+    def short_of(self, sizes: Sizes) -> str:
+        """Empty when large enough to be gated, else what is missing, for people."""
+        lacking = [
+            f"{have} of {need} {split}"
+            for split, have, need in zip(SPLITS, self.rows(), sizes.least, strict=True)
+            if have < need
+        ]
+        return ", ".join(lacking)
+
+
+class Curation(msgspec.Struct, frozen=True):
+    """All tasks of a domain, and how many samples were left out for which reason before a task was known."""
+
+    tasks: tuple[CuratedTask, ...] = ()
+    dropped: dict[str, int] = {}
+    samples: int = 0
+
+    def task(self, name: str) -> CuratedTask | None:
+        return next((t for t in self.tasks if t.name == name), None)
+
+    def all_dropped(self) -> dict[str, int]:
+        total = Counter(self.dropped)
+        for task in self.tasks:
+            total.update(task.dropped)
+        return dict(sorted(total.items()))
+
+
+def curate(domain: Domain, samples: Iterable[Sample], *, spent: frozenset[str] = frozenset(), sizes: Sizes | None = None) -> Curation:
+    """Make the tasks of a domain from its samples.
+
+    ``spent`` holds the hashes of clusters that have confirmed a run before. Samples of other domains are ignored.
+    """
+    sizes = sizes or Sizes()
+    ours = sorted((s for s in samples if s.domain == domain.name), key=lambda s: (s.at, s.id))
+    dropped: Counter[str] = Counter()
+    usable = []
+    for sample in ours:
+        reason = unusable(sample)
+        if reason:
+            dropped[reason] += 1
+        else:
+            usable.append(sample)
+    by_task = assign_tasks(usable)
+    if OTHER in by_task:
+        dropped["no_task"] += len(by_task.pop(OTHER))
+    tasks = tuple(curate_task(domain, name, group, spent, sizes) for name, group in sorted(by_task.items()))
+    return Curation(tasks=tasks, dropped=dict(dropped), samples=len(ours))
+
+
+def unusable(sample: Sample) -> str:
+    """Why no example can be made of this sample; empty when one can."""
+    if sample.skipped:
+        return sample.skipped
+    if sample.status >= 400:
+        return "failed"
+    if sample.finish in {"tool_calls", "function_call", "tool_use"}:
+        return "tool_call"
+    if not sample.messages or sample.messages[-1].role != "user" or not sample.messages[-1].content.strip():
+        return "no_question"
+    texts = [m.content for m in sample.messages if m.role == "user"]
+    if sample.reference:
+        texts.append(sample.reference)
+    return "suspect" if any(suspicion(t) for t in texts) else ""
+
+
+def assign_tasks(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """By metadata, else by scaffold, else by the constant runs of the last message, else ``other``."""
+    by_task: dict[str, list[Sample]] = defaultdict(list)
+    unnamed = []
+    for sample in samples:
+        if sample.task not in UNNAMED_TASKS:
+            by_task[sample.task].append(sample)
+        elif sample.scaffold:
+            by_task[f"app-{sample.scaffold.removeprefix('sha256:')[:10]}"].append(sample)
+        else:
+            unnamed.append(sample)
+    groups = templates.group_by_runs([s.messages[-1].content for s in unnamed])
+    for position, sample in enumerate(unnamed):
+        by_task[groups.get(position, OTHER)].append(sample)
+    return dict(by_task)
+
+
+def curate_task(domain: Domain, name: str, samples: Sequence[Sample], spent: frozenset[str], sizes: Sizes) -> CuratedTask:
+    """One task: template, items, caps, splits."""
+    configured = domain.tasks.get(name)
+    template = find_template([s.messages[-1].content for s in samples], configured.user_prompt if configured else None)
+    dropped: Counter[str] = Counter()
+    asked = []
+    for sample in samples:
+        question = template.question(sample.messages[-1].content)
+        if question is None:
+            dropped["off_template"] += 1
+        else:
+            asked.append((sample, question))
+    everything = make_items(asked)
+    fair = caps.cap_keys(caps.cap_units(everything))
+    if len(fair) < len(everything):
+        dropped["capped"] += len(everything) - len(fair)
+    splits: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+    for item in fair:
+        split = split_of(item, spent)
+        if split is None:
+            dropped["only_failures"] += 1
+        else:
+            splits[split].append(item)
+    chosen: dict[Split, tuple[Example, ...]] = {}
+    for split, most in zip(SPLITS, sizes.most, strict=True):
+        ordered = sorted(splits[split], key=lambda i: (not i.answers, i.cluster))
+        dropped["over_size"] += max(0, len(ordered) - most)
+        chosen[split] = tuple(_example(i) for i in ordered[:most])
+    return CuratedTask(
+        name=name,
+        template=template,
+        judge=configured.judge if configured else guess_judge(fair),
+        reflect=chosen["reflect"],
+        select=chosen["select"],
+        holdout=chosen["holdout"],
+        dropped={reason: n for reason, n in sorted(dropped.items()) if n},
+        units=len({i.unit for i in fair}),
+        fallback_share=sum(i.unit == f"cluster:{i.cluster}" for i in fair) / len(fair) if fair else 0.0,
+        loudest_key=caps.loudest(fair),
+        referenced=sum(bool(i.answers) for i in fair) / len(fair) if fair else 0.0,
+    )
+
+
+def find_template(messages: Sequence[str], configured: str | None) -> Template:
+    """The configured user prompt when the traffic shows it, else the mined one, else the bare question."""
+    if configured:
+        known = templates.parse(configured)
+        fitting = sum(known.question(m) is not None for m in messages)
+        if fitting >= templates.AGREEMENT * len(messages):
+            return known
+    mined = templates.mine(messages)
+    return mined if not mined.bare else BARE
+
+
+def make_items(asked: Sequence[tuple[Sample, str]]) -> list[Item]:
+    """Join near-duplicates: one item per cluster, spoken for by its first sample. ``asked`` is in the order of time."""
+    texts = [_identity(sample, question) for sample, question in asked]
+    names = duplicates.clusters(texts)
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(names):
+        members[name].append(position)
+    items = []
+    for name, positions in members.items():
+        group = [asked[p][0] for p in positions]
+        first, question = asked[positions[0]]
+        people = {s.unit for s in group if not s.unit_is_fallback}
+        known = next((s for s in group if not s.unit_is_fallback), None)
+        items.append(
+            Item(
+                cluster=name,
+                hashes=tuple(sorted({duplicates.text_hash(texts[p]) for p in positions})),
+                question=question,
+                history=tuple(first.messages[:-1]),
+                answers=agreed_reference(group),
+                unit=known.unit if known else f"cluster:{name}",
+                key=first.key,
+                weight=float(max(1, min(3, len(people)))),
+                representative=any(s.reservoir == "representative" for s in group),
+                origin=first.id,
+            )
+        )
+    return sorted(items, key=lambda i: i.cluster)
+
+
+def _identity(sample: Sample, question: str) -> str:
+    """What makes two exchanges the same question: the question and the turns before it, without the application's own text."""
+    turns = [m.content for m in sample.messages[:-1] if m.role != "system"]
+    return "\n".join([*turns, question])
+
+
+def agreed_reference(group: Sequence[Sample]) -> tuple[str, ...]:
+    """What most units said the answer should have been: one vote per unit, the last one counts, a tie says nothing.
+
+    Votes of units that are only a fallback hash count as one vote together per key, so a single key cannot outvote people by
+    inventing units.
+    """
+    votes: dict[str, str] = {}
+    for sample in group:
+        if sample.reference and sample.reference.strip():
+            voter = f"key:{sample.key}" if sample.unit_is_fallback else sample.unit
+            votes[voter] = sample.reference.strip()
+    counted = Counter(duplicates.normal_form(v) for v in votes.values())
+    if not counted:
+        return ()
+    (best, n), *rest = counted.most_common()
+    if rest and rest[0][1] == n:
+        return ()
+    spelled = Counter(v for v in votes.values() if duplicates.normal_form(v) == best)
+    return (min(spelled, key=lambda v: (-spelled[v], v)),)
+
+
+def split_of(item: Item, spent: frozenset[str]) -> Split | None:
+    """Where an item belongs: a function of its cluster's hash and of whether it has confirmed a run before.
+
+    Items that are known only from the failures reservoir would bend every score they enter: they are shown to the analyser
+    when the hash says ``reflect``, and else left out, so that they cannot leak into a later holdout.
+    """
+    bucket = int(hashlib.sha256(f"split|{item.cluster}".encode()).hexdigest()[:8], 16) % 100
+    if not item.representative:
+        return "reflect" if bucket < 20 else None
+    if bucket < 20:
+        return "reflect"
+    if bucket < 50:
+        return "select"
+    if spent.isdisjoint({item.cluster, *item.hashes}):
+        return "holdout"
+    return "reflect" if bucket < 70 else "select"
+
+
+def guess_judge(items: Sequence[Item]) -> JudgeSpec:
+    """How to score a task nobody described: few repeated references are labels, other references are compared as text."""
+    references = Counter(a for i in items for a in i.answers)
+    if not references:
+        return JudgeSpec(kind="rubric")
+    if len(references) <= 12 and min(references.values()) >= 3:
+        return JudgeSpec(kind="choice", labels=tuple(sorted(references)))
+    return JudgeSpec(kind="f1")
+
+
+def _example(item: Item) -> Example:
+    return Example(
+        id=f"{item.origin}",
+        question=item.question,
+        answers=item.answers,
+        history=item.history,
+        cluster=item.cluster,
+        unit=item.unit,
+        weight=item.weight,
+        origin=item.origin,
+    )
+
+
+# --- freezing --------------------------------------------------------------------------------------------------------
+
+
+def freeze(domain: str, task: CuratedTask, at: float) -> dict[Split, Dataset]:
+    """Content-named datasets, one per split, so that the search can be given two of them without a path to the third."""
+    rows: Mapping[Split, tuple[Example, ...]] = {"reflect": task.reflect, "select": task.select, "holdout": task.holdout}
+    return {
+        split: Dataset(
+            hash=dataset_hash(domain, task.name, split, examples),
+            domain=domain,
+            task=task.name,
+            created_at=at,
+            examples=examples,
+            source=f"traffic:{split}",
+        )
+        for split, examples in rows.items()
+        if examples
+    }
+
+
+def dataset_hash(domain: str, task: str, split: str, examples: Sequence[Example]) -> str:
+    """``sha256:<hex>`` of what a dataset holds; when it was made is not part of it."""
+    return "sha256:" + hashlib.sha256(msgspec.json.encode([domain, task, split, examples], order="deterministic")).hexdigest()
+
+
+def spent_clusters(datasets: Iterable[Dataset]) -> frozenset[str]:
+    """The clusters that the holdout datasets of earlier, finished confirmations have used up."""
+    return frozenset(e.cluster for d in datasets if d.source == "traffic:holdout" for e in d.examples)

@@ -1,0 +1,196 @@
+"""A worker: takes what the queue says, does it under a lease, and leaves nothing behind.
+
+For one message (``attend``):
+
+1. the lease of (job, domain): one of a kind per domain at a time. When it is taken the trigger stays open and comes again;
+2. is the trigger still open? A message may come twice;
+3. the trigger's own lease, whose fence counts the attempts;
+4. the job, found by name. How it ended is a metric, and for searches it stands on the run;
+5. the trigger is done.
+
+When the registry cannot be reached, or the worker is told to stop, the trigger stays open and somebody takes it up again:
+after a stop at once (the lease is given back), after a kill when the lease lapses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from jobs.errors import JobsError, LeaseLost, NoWork, UnknownJob
+from jobs.lease import Held, under_lease
+from jobs.metrics import Metrics, start_server
+from jobs.queue import LANES, Lane, Queue
+from jobs.schedule import BY_NAME
+from jobs.work import Work
+from registry import Conflict, Registry, RegistryError, RegistryUnavailable, Settings, Trigger
+
+MOST_ATTEMPTS = 10
+"""A firing that so many workers took and none finished is given up: it may be what kills them."""
+
+STOP_WITHIN = 10.0
+"""Seconds that work in hand gets to stop after SIGTERM."""
+
+log = logging.getLogger("metaspo.jobs.worker")
+
+_WHERE = {
+    "canary": "jobs.canary_job",
+    "judge": "jobs.judge",
+    "drift": "jobs.drift",
+    "curate": "jobs.datasets",
+    "calibrate": "jobs.calibrate",
+    "optimize": "jobs.optimize",
+    "global": "jobs.optimize",
+    "adapt": "jobs.adapt",
+    "retention": "jobs.retention",
+    "report": "jobs.report",
+}
+
+
+def find(name: str) -> Callable[[Work], Awaitable[str]]:
+    """The function that does job ``name``: ``run`` of its module, loaded when first needed. Raises UnknownJob."""
+    if name not in _WHERE:
+        raise UnknownJob(f"No job is called {name!r}; jobs: {', '.join(sorted(_WHERE))}.")
+    run: Callable[[Work], Awaitable[str]] = importlib.import_module(_WHERE[name]).run
+    return run
+
+
+class Worker:
+    """The work of one process. ``holder`` names it in leases."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        *,
+        metrics: Metrics,
+        holder: str,
+        clock: Callable[[], float] = time.time,
+        ids: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.metrics = metrics
+        self.holder = holder
+        self.clock = clock
+        self.ids = ids
+        self._in_hand: set[asyncio.Task[None]] = set()
+
+    async def attend(self, trigger_id: str) -> None:
+        """One message of the queue, from lease to done. Never raises for what a job does; cancellation passes through."""
+        task = asyncio.create_task(self._attend(trigger_id), name=f"job-{trigger_id}")
+        self._in_hand.add(task)
+        task.add_done_callback(self._in_hand.discard)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def stop(self, within: float = STOP_WITHIN) -> None:
+        """Cancel all work in hand and wait until it has given its leases back."""
+        hands = list(self._in_hand)
+        for task in hands:
+            task.cancel()
+        if hands:
+            await asyncio.wait(hands, timeout=within)
+
+    async def _attend(self, trigger_id: str) -> None:
+        ttl = self.settings.jobs.lease_seconds
+        try:
+            trigger = await self.registry.get_trigger(trigger_id)
+            if trigger is None:
+                return
+            one_of_a_kind = f"job:{trigger.job}:{trigger.domain}"
+            await under_lease(self.registry, one_of_a_kind, self.holder, lambda _: self._open(trigger_id), ttl=ttl)
+        except LeaseLost as error:
+            self.metrics.lost_leases.inc()
+            log.warning("%s", error)
+        except RegistryUnavailable as error:
+            log.warning("Trigger %s waits: %s", trigger_id, error)
+        except RegistryError:
+            log.exception("Trigger %s could not be handled.", trigger_id)
+
+    async def _open(self, trigger_id: str) -> None:
+        trigger = await self.registry.get_trigger(trigger_id)
+        if trigger is not None:
+            ttl = self.settings.jobs.lease_seconds
+            name = f"trigger:{trigger_id}"
+            await under_lease(self.registry, name, self.holder, lambda held: self._do(trigger, held), ttl=ttl)
+
+    async def _do(self, trigger: Trigger, held: Held) -> None:
+        started = asyncio.get_running_loop().time()
+        outcome = "ok"
+        try:
+            if held.fence > MOST_ATTEMPTS:
+                raise NoWork("given_up", f"{MOST_ATTEMPTS} workers took this firing and none finished it.")
+            work = Work(trigger, self.registry, self.settings, held, self.clock, self.ids, self.metrics)
+            said = await find(trigger.job)(work)
+            log.info("%s of %s: %s", trigger.job, trigger.domain, said)
+        except NoWork as reason:
+            outcome = reason.cause
+            log.info("%s of %s not done: %s", trigger.job, trigger.domain, reason)
+        except (RegistryUnavailable, LeaseLost):
+            raise
+        except (JobsError, RegistryError) as error:
+            outcome = "failed"
+            log.warning("%s of %s failed: %s", trigger.job, trigger.domain, error)
+        except Exception:
+            outcome = "error"
+            log.exception("%s of %s failed.", trigger.job, trigger.domain)
+        await self._finish(trigger, outcome, asyncio.get_running_loop().time() - started)
+
+    async def _finish(self, trigger: Trigger, outcome: str, seconds: float) -> None:
+        job = trigger.job if trigger.job in BY_NAME else "unknown"
+        self.metrics.job_duration.labels(job, outcome).observe(seconds)
+        if outcome == "ok":
+            self.metrics.job_last_success.labels(job).set(self.clock())
+        with contextlib.suppress(Conflict):
+            await self.registry.done_trigger(trigger.id)
+
+
+def slots(settings: Settings) -> dict[Lane, int]:
+    """Places per lane in one worker: ``concurrency`` for searches, and room of their own for what must not wait for them."""
+    n = settings.jobs.concurrency
+    return dict(zip(LANES, (max(2, n), n, n), strict=True))
+
+
+async def serve(settings: Settings, registry: Registry, queue: Queue, stop: asyncio.Event, metrics: Metrics) -> None:
+    """Work until ``stop`` is set; then stop what is in hand and return."""
+    worker = Worker(registry, settings, metrics=metrics, holder=holder_name())
+    serving = asyncio.create_task(queue.serve(worker.attend, slots(settings), stop))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        stopping.cancel()
+        await worker.stop()
+        await asyncio.gather(serving, stopping, return_exceptions=True)
+
+
+def holder_name() -> str:
+    """This process in leases and logs: host, pid and a few random digits, since pids come again."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+
+
+async def until_told(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+    """Run ``main(stop)`` with ``stop`` set at SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await main(stop)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+__all__ = ["Worker", "find", "holder_name", "serve", "slots", "start_server", "until_told"]
