@@ -126,8 +126,8 @@ def free_address(listen: str, *, setting: str = "listen") -> tuple[str, int]:
     host = host.strip("[]") or "127.0.0.1"
     try:
         port = int(port_text)
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except (ValueError, OverflowError, socket.gaierror):
+        family = socket.getaddrinfo(host, port if port in range(65536) else "none", type=socket.SOCK_STREAM)[0][0]
+    except (ValueError, socket.gaierror):
         raise ProcessError(
             f"`{setting}: {listen}` is not an address; write it as host:port, for example 127.0.0.1:8080."
         ) from None
