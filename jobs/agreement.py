@@ -33,7 +33,7 @@ class Agreement(msgspec.Struct, frozen=True):
 
     @property
     def calibrated(self) -> bool:
-        return policy.calibrated(self.kappa, self.kappa_low)
+        return policy.calibrated(self.kappa, self.kappa_low, self.n)
 
 
 def agreement(pairs: Sequence[tuple[float, float]]) -> Agreement:

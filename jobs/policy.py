@@ -5,7 +5,7 @@ A domain's ``promotion`` says how far automation may go: ``manual`` (default) no
 
 * the first promotion of a domain;
 * a version that rewrites more than 30 % of the incumbent's text;
-* a judge that is not calibrated (kappa >= .6 with a lower bound >= .4) where scores come from a judge and not from references;
+* a judge that is not calibrated (kappa >= .6, its lower bound >= .4, 30 labels) where scores come from a judge and not from references;
 * tasks whose units are only fallback hashes, or that one key speaks for;
 * any promotion after ``FREEZE_AFTER`` automatic ones in a row without a person, so that drift cannot add up unseen;
 * a promotion whose prompt-cache cost is above the operator's limit.
@@ -26,7 +26,9 @@ from registry import GateOutcome, MoveKind, PromotionPolicy
 
 MAX_REWRITTEN = 0.30
 FREEZE_AFTER = 3
-KAPPA, KAPPA_LOW = 0.6, 0.4
+KAPPA, KAPPA_LOW, LABELS = 0.6, 0.4, 30
+"""What makes a judge calibrated. The floor on labels is needed because kappa's own error vanishes on a few perfect pairs."""
+
 AUTOMATIC = "jobs"
 """The actor's name in the audit for every move this package makes by itself."""
 
@@ -146,6 +148,6 @@ def automatic_in_a_row(moves: Sequence[tuple[MoveKind | str, str]]) -> int:
     return count
 
 
-def calibrated(kappa: float | None, low: float | None) -> bool:
+def calibrated(kappa: float | None, low: float | None, labels: int) -> bool:
     """Whether a judge agrees with people well enough to act on its own."""
-    return kappa is not None and low is not None and kappa >= KAPPA and low >= KAPPA_LOW
+    return kappa is not None and low is not None and kappa >= KAPPA and low >= KAPPA_LOW and labels >= LABELS

@@ -34,7 +34,8 @@ def test_precision_of_kappa_as_in_the_formula() -> None:
 
 def test_calibrated_needs_the_lower_bound_too() -> None:
     assert agreement(_pairs(95, 3, 2, 100)).calibrated
-    assert not agreement(_pairs(9, 1, 1, 9)).calibrated, "20 labels are too few to be sure"
+    assert not agreement(_pairs(10, 0, 0, 10)).calibrated, "20 labels are too few to be sure, however perfect"
+    assert not agreement(_pairs(14, 4, 3, 14)).calibrated, "kappa .6 with a wide interval"
     assert not agreement(_pairs(50, 50, 50, 50)).calibrated
 
 
