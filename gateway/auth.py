@@ -17,7 +17,7 @@ LONGEST_TOKEN = 512
 
 
 class KeyRing:
-    """The keys of the last snapshot. Implements `gateway.exchange.Auth`; swapped whole, so that readers need no lock."""
+    """The keys of the last snapshot. Implements `gateway.exchange.Auth`; swapped whole, so readers need no lock."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

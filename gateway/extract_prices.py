@@ -1,4 +1,4 @@
-"""Writes ``gateway/prices.json`` from the price map inside the installed LiteLLM wheel (MIT), without importing LiteLLM.
+"""Writes ``gateway/prices.json`` from the price map in the installed LiteLLM wheel (MIT), without importing LiteLLM.
 
 Run it after an upgrade of LiteLLM: ``python -m gateway.extract_prices``. Kept are models that are priced by token;
 prices are US dollars per million tokens: ``[input, output, cached input, cache write]``, trailing blanks left out.

@@ -18,7 +18,7 @@ from gateway.exchange import Exchange, Refusal
 from gateway.scrub import Scrubber
 from registry import Feedback, KeyRecord
 
-SECRET_NAME = "exchange-id"
+FLEET_SECRET = "exchange-id"  # noqa: S105 - its name, not the secret
 """Name of the fleet secret in the registry."""
 LIFETIME = 30 * 86_400.0
 """Seconds for which feedback on an exchange is taken: as long as samples live."""

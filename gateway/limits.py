@@ -1,13 +1,13 @@
 """What a key may use: requests and tokens a minute, parallel requests, dollars a day.
 
-Admission reads and writes memory only. Each worker counts what it admitted; once a second `Ledger.exchange` adds that to
-the fleet's counters in the registry and brings back what the others counted, so that a limit holds for the fleet within
+Admission reads and writes memory only. Each worker counts what it admitted; once a second a `Ledger` adds that to the
+fleet's counters in the registry and brings back what the others counted, so that a limit holds for the fleet within
 two seconds. While the registry is down the last known counts of the others stand until their window passes, then each
 worker holds the limit for itself.
 
 Minutes slide: the count of the last 60 seconds is taken as this minute's plus the still uncovered part of the minute
-before, so that nobody gets twice the limit around a full minute. Days are UTC days. Tokens are booked at admission by the
-request's estimate and corrected by what the provider counted.
+before, so that nobody gets twice the limit around a full minute. Days are UTC days. Tokens are booked at admission by
+the request's estimate and corrected by what the provider counted.
 """
 
 from __future__ import annotations

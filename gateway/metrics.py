@@ -1,0 +1,271 @@
+"""What is counted, and how it is shown to Prometheus over all workers of a machine.
+
+The request path adds to plain dictionaries and lists of its own process (about two microseconds an exchange; the
+client library's locks and memory-mapped files cost ten times that). Once a second each worker writes its numbers to
+a file of its own; whichever worker is scraped adds the files up, its own numbers fresh, through
+`prometheus_client`'s custom collectors. A worker that dies leaves its file, so that counters never fall; gauges are
+taken from live workers only.
+
+Labels are bounded: domains of the snapshot, arms, dialects, known statuses, upstreams of the config, and models
+that the config or the price table names. Everything else is ``other``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from gateway.exchange import Dialect, Exchange
+from gateway.metric_names import FAMILIES, Family
+from registry import Snapshot
+
+OTHER = "other"
+MOST_DOMAINS = 1000
+MOST_UNNAMED_MODELS = 50
+"""Models that only the price table names get a label of their own up to so many."""
+FLUSH_EVERY = 1.0
+
+Labels = tuple[str, ...]
+
+_STATUSES = {
+    code: str(code)
+    for code in (
+        200,
+        201,
+        202,
+        204,
+        400,
+        401,
+        403,
+        404,
+        405,
+        408,
+        409,
+        413,
+        415,
+        422,
+        429,
+        499,
+        500,
+        501,
+        502,
+        503,
+        504,
+        529,
+    )
+}
+_OPERATIONS: dict[Dialect, str] = {
+    "chat": "chat",
+    "responses": "chat",
+    "messages": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+    "models": "models",
+}
+
+
+class Histogram(msgspec.Struct):
+    """Counts by bucket, not cumulated; the last one is everything above the last bound."""
+
+    counts: list[int]
+    total: float = 0.0
+
+
+class WorkerNumbers(msgspec.Struct):
+    """All numbers of one worker: the content of its file."""
+
+    pid: int
+    counters: dict[str, list[tuple[Labels, float]]] = {}
+    gauges: dict[str, list[tuple[Labels, float]]] = {}
+    histograms: dict[str, list[tuple[Labels, Histogram]]] = {}
+
+
+class GatewayMetrics:
+    """The numbers of one worker. Implements `gateway.exchange.Metrics`, and what sampling, snapshot and API report.
+
+    ``directory`` is shared by the workers of one `serve`, and empty when it begins; None: this process is the only one.
+    ``models`` are the names that the config gives; ``priced`` tells whether the price table knows a name.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        models: Iterable[str] = (),
+        priced: Callable[[str], bool] = lambda _name: False,
+        pid: int | None = None,
+    ) -> None:
+        self._directory = directory
+        self._pid = os.getpid() if pid is None else pid
+        self._models = {name: name for name in models if not name.endswith("*")}
+        self._priced = priced
+        self._unnamed_models = 0
+        self._domains: frozenset[str] = frozenset()
+        self._counters: dict[str, dict[Labels, float]] = {f.name: {} for f in FAMILIES if f.kind == "counter"}
+        self._histograms: dict[str, dict[Labels, Histogram]] = {f.name: {} for f in FAMILIES if f.kind == "histogram"}
+        self._bounds = {family.name: family.buckets for family in FAMILIES}
+        self._pointers: dict[str, list[tuple[Labels, float]]] = {}
+        self._requests = self._counters["metaspo_requests_total"]
+        self._task: asyncio.Task[None] | None = None
+        self.registry_state: Callable[[], tuple[float, bool, int]] = lambda: (0.0, False, 0)
+        """Age of the snapshot in seconds, whether the registry answers, values refused so far: set by the server."""
+
+    # --- the request path ---------------------------------------------------------------------------------------------
+
+    def observe(self, exchange: Exchange) -> None:
+        """Count one finished exchange."""
+        requests = self._requests
+        labels = (
+            exchange.dialect,
+            self._domain(exchange.domain),
+            exchange.arm,
+            _STATUSES.get(exchange.status) or _status(exchange.status),
+        )
+        requests[labels] = requests.get(labels, 0) + 1
+        self._observe("metaspo_overhead_seconds", (exchange.dialect,), exchange.overhead)
+        target = exchange.target
+        if target is None or not exchange.sent_at:
+            return
+        about = (_OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
+        self._observe("gen_ai_server_request_duration_seconds", about, exchange.latency)
+        if exchange.stream and exchange.first_byte_at:
+            self._observe("gen_ai_server_time_to_first_token_seconds", about, exchange.time_to_first_token)
+        usage = exchange.usage
+        if usage is not None:
+            self._observe("gen_ai_client_token_usage", (*about, "input"), usage.prompt_tokens)
+            self._observe("gen_ai_client_token_usage", (*about, "output"), usage.answer_tokens)
+
+    def _observe(self, name: str, labels: Labels, value: float) -> None:
+        series = self._histograms[name]
+        histogram = series.get(labels)
+        bounds = self._bounds[name]
+        if histogram is None:
+            histogram = series[labels] = Histogram([0] * (len(bounds) + 1))
+        histogram.counts[bisect_left(bounds, value)] += 1
+        histogram.total += value
+
+    def _domain(self, name: str) -> str:
+        return name if name in self._domains else OTHER if name else ""
+
+    def _model(self, name: str) -> str:
+        known = self._models.get(name)
+        if known is None:
+            if self._unnamed_models >= MOST_UNNAMED_MODELS or len(name) > 128 or not self._priced(name):
+                return OTHER
+            self._unnamed_models += 1
+            known = self._models[name] = name
+        return known
+
+    # --- what the rest of the gateway reports -------------------------------------------------------------------------
+
+    def _count(self, name: str, labels: Labels, by: float = 1.0) -> None:
+        series = self._counters[name]
+        series[labels] = series.get(labels, 0.0) + by
+
+    def sample(self, domain: str, *, kept: bool) -> None:
+        """One exchange that could have been kept for learning."""
+        self._count("metaspo_samples_total", (self._domain(domain), "true" if kept else "false"))
+
+    def dropped(self, reason: str) -> None:
+        """One exchange that should have been kept and was not. ``reason`` is one of ours."""
+        self._count("metaspo_samples_dropped_total", (reason,))
+
+    def moved(self, domain: str, kind: str) -> None:
+        """A pointer moved by this gateway's API. A rollback by a person counts under cause ``operator``."""
+        if kind == "rollback":
+            self._count("metaspo_rollbacks_total", (self._domain(domain), "operator"))
+        else:
+            self._count("metaspo_promotions_total", (self._domain(domain), kind))
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take domains and pointers of a new snapshot."""
+        names = sorted(snapshot.domains)[:MOST_DOMAINS]
+        self._domains = frozenset(names)
+        versions: list[tuple[Labels, float]] = []
+        shares: list[tuple[Labels, float]] = []
+        for name in names:
+            pointers = snapshot.domains[name].deployment
+            for arm in ("stable", "canary", "holdback"):
+                number = getattr(pointers, arm)
+                if number is not None:
+                    versions.append(((name, arm), number))
+            shares.append(((name,), pointers.share if pointers.canary is not None else 0.0))
+        self._pointers = {"metaspo_prompt_version": versions, "metaspo_canary_share": shares}
+
+    # --- over all workers ---------------------------------------------------------------------------------------------
+
+    def numbers(self) -> WorkerNumbers:
+        """All numbers of this worker, now."""
+        age, up, refused = self.registry_state()
+        counters = {name: list(series.items()) for name, series in self._counters.items()}
+        counters["metaspo_snapshot_refused_total"] = [((), float(refused))]
+        return WorkerNumbers(
+            pid=self._pid,
+            counters=counters,
+            gauges={
+                **self._pointers,
+                "metaspo_snapshot_age_seconds": [((), age)],
+                "metaspo_registry_up": [((), float(up))],
+            },
+            histograms={name: list(series.items()) for name, series in self._histograms.items()},
+        )
+
+    def flush(self) -> None:
+        """Write this worker's file, whole or not at all."""
+        if self._directory is not None:
+            path = self._directory / f"{self._pid}.json"
+            part = path.with_suffix(".part")
+            part.write_bytes(msgspec.json.encode(self.numbers()))
+            part.replace(path)
+
+    def all_workers(self) -> Iterator[WorkerNumbers]:
+        """This worker's numbers fresh, then what the others wrote last. A damaged file counts as absent."""
+        yield self.numbers()
+        if self._directory is None:
+            return
+        for path in sorted(self._directory.glob("*.json")):
+            if path.stem != str(self._pid):
+                with contextlib.suppress(OSError, msgspec.DecodeError):
+                    yield msgspec.json.decode(path.read_bytes(), type=WorkerNumbers)
+
+    def start(self) -> None:
+        """Begin to write the file in the background."""
+        if self._directory is not None and self._task is None:
+            self._task = asyncio.create_task(self._flush_for_ever(), name="metrics")
+
+    async def stop(self) -> None:
+        """Write the last numbers and end."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+            with contextlib.suppress(OSError):
+                self.flush()
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_EVERY)
+            with contextlib.suppress(OSError):  # a full disk must not end the counting
+                self.flush()
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition of all workers and its content type, as the scraper's ``accept`` asks."""
+        from gateway.exposition import expose
+
+        return expose(self.all_workers(), accept)
+
+
+def _status(status: int) -> str:
+    return f"{status // 100}xx" if 100 <= status < 600 else OTHER
+
+
+def families() -> tuple[Family, ...]:
+    """Every metric of the gateway: name, kind, help and labels, for the documentation."""
+    return FAMILIES

@@ -1,0 +1,64 @@
+"""How many exchanges may be kept: an hour's room shared out by task, key and unit, and rates by the second.
+
+The hour's cap is divided among the tasks that are seen, so that a loud task does not silence a rare one; room that is
+not used is given out as the hour passes. One unit and one key have caps of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from math import ceil
+
+from registry import SamplePolicy
+
+
+def drawn(identity: str, share: float) -> bool:
+    """Whether this id is among the share that is kept: the same answer for the same id, everywhere."""
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8, person=b"sample").digest()) < share * 2**64
+
+
+class HourlyRoom:
+    """How much of one domain's hour is taken, by task, key and unit."""
+
+    def __init__(self, hour: int) -> None:
+        self.hour = hour
+        self.total = 0
+        self._tasks: dict[str, int] = {}
+        self._keys: dict[str, int] = {}
+        self._units: dict[str, int] = {}
+
+    def take(
+        self, policy: SamplePolicy, task: str, key: str, unit: str, *, into: float, per_unit: int, key_share: float
+    ) -> bool:
+        """Take one place, ``into`` (0..1) the hour; False when there is none for this task, key or unit."""
+        cap = policy.per_hour
+        mine = self._tasks.setdefault(task, 0)
+        keys = self._keys
+        keys.setdefault(key, 0)
+        if self.total >= cap or self._units.get(unit, 0) >= per_unit:
+            return False
+        if len(keys) > 1 and keys[key] >= ceil(cap * key_share):
+            return False
+        if mine >= ceil(cap / len(self._tasks)) and self.total >= cap * into:
+            return False
+        self.total += 1
+        self._tasks[task] = mine + 1
+        keys[key] += 1
+        self._units[unit] = self._units.get(unit, 0) + 1
+        return True
+
+
+class PerSecond:
+    """At most so many a second."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._second = 0
+        self._count = 0
+
+    def take(self, now: float) -> bool:
+        second = int(now)
+        if second != self._second:
+            self._second, self._count = second, 0
+        self._count += 1
+        return self._count <= self._limit

@@ -1,0 +1,73 @@
+"""From an exchange to the record that is kept of it: read, judged for form, scrubbed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.exchange import Exchange
+from gateway.feedback import record_id, unit_digest
+from gateway.scrub import DETECTORS, Detector, Scrubber
+from gateway.transcript import Answer, Conversation, read_answer, read_request
+from registry import Message, Sample, Task
+
+
+def read_exchange(exchange: Exchange) -> tuple[Conversation, Answer]:
+    """What was asked and what was answered. Raises `Unreadable`."""
+    said = read_request(exchange.dialect, exchange.request)
+    return said, read_answer(exchange.dialect, b"".join(exchange.reply), stream=exchange.stream)
+
+
+def bad_format(said: Conversation, answer: Answer, task: Task | None) -> bool:
+    """True when the answer cannot be what was asked for: no JSON where JSON was wanted, none of the labels, no
+    number.
+    """
+    if answer.skipped or answer.refusal:
+        return False
+    kind = task.judge.kind if task is not None else ""
+    if said.wants_json or kind == "json_schema":
+        try:
+            msgspec.json.decode(answer.text.encode())
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+            return True
+        return False
+    if task is not None and kind in {"choice", "macro_f1"} and task.judge.labels:
+        folded = answer.text.casefold()
+        return not any(label.casefold() in folded for label in task.judge.labels)
+    return kind in {"number", "math"} and not any(char.isdigit() for char in answer.text)
+
+
+def make_sample(
+    exchange: Exchange,
+    domain: str,
+    said: Conversation,
+    answer: Answer,
+    share: float,
+    detectors: Sequence[Detector] = DETECTORS,
+) -> Sample:
+    """The scrubbed record of one exchange: one scrubber over all its texts, so that placeholders agree."""
+    scrub = Scrubber(detectors)
+    usage = exchange.usage
+    return Sample(
+        id=record_id(exchange),
+        domain=domain,
+        task=exchange.task,
+        at=exchange.started,
+        key=exchange.key.id if exchange.key else "",
+        unit=unit_digest(exchange.unit),
+        unit_is_fallback=exchange.unit_is_fallback,
+        arm=exchange.arm,
+        version=exchange.version if exchange.served_domain == domain else None,
+        model=exchange.target.model if exchange.target else exchange.model,
+        messages=tuple(Message(role=message.role, content=scrub(message.content)) for message in said.messages),
+        answer=scrub(answer.text),
+        finish=answer.finish,
+        status=exchange.status,
+        latency=exchange.latency,
+        prompt_tokens=usage.prompt_tokens if usage else 0,
+        answer_tokens=usage.answer_tokens if usage else 0,
+        scaffold=said.scaffold,
+        inclusion=share,
+        skipped=said.skipped or answer.skipped,
+    )

@@ -1,0 +1,289 @@
+"""Which exchanges are kept for learning, and how they get from the request path into the registry.
+
+`Sampler.offer` is all that the request path sees: a few comparisons, an append to a bounded queue, nothing awaited.
+A full queue drops and counts. A background task takes batches, has them read and scrubbed in a thread, and writes
+them to the registry; a batch that the registry does not take is tried again while the queue fills and drops.
+
+Every exchange with a served version becomes an `Outcome` (numbers only, at most `OUTCOMES_PER_SECOND` per worker
+and arm); a share of them, capped per hour (`quotas.py`), becomes a `Sample` as well. Whether an id is kept is a
+function of the id, so that an SDK's retry is decided like its first try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from math import ceil
+from typing import Protocol
+
+import msgspec
+
+from gateway.exchange import Exchange
+from gateway.feedback import record_id, unit_digest
+from gateway.limits import exchange_cost
+from gateway.prices import Prices
+from gateway.quotas import HourlyRoom, PerSecond, drawn
+from gateway.samples import bad_format, make_sample, read_exchange
+from gateway.scrub import DETECTORS, Detector
+from gateway.transcript import READABLE, Unreadable
+from registry import GLOBAL, Outcome, RegistryError, Sample, SamplePolicy, Snapshot, Task
+
+log = logging.getLogger(__name__)
+
+HOUR = 3600.0
+FLUSH_EVERY = 0.25
+"""Seconds between two batches while little happens."""
+BATCH = 500
+MAX_REQUEST = 1 << 20
+"""Bytes of a request body above which an exchange is not kept: it would be cut to pieces anyway."""
+MAX_QUEUED_BYTES = 16 << 20
+OUTCOMES_PER_SECOND = 200
+READS_PER_SECOND = 50
+"""Replies a second that are read only to see refusals and broken formats on the arms that are compared."""
+COMPARED_ARMS = frozenset({"canary", "control", "holdback"})
+NOT_OUR_DOING = frozenset({401, 403, 404, 429})
+"""Statuses that say nothing about the prompt that was served."""
+
+Write = Callable[[Sequence[Sample], Sequence[Outcome]], Awaitable[None]]
+
+
+class Counts(Protocol):
+    """What the sampler tells the metrics."""
+
+    def sample(self, domain: str, *, kept: bool) -> None:
+        """One exchange that could have been kept."""
+
+    def dropped(self, reason: str) -> None:
+        """One exchange that should have been kept and was not."""
+
+
+class _Queued(msgspec.Struct):
+    """One exchange on its way: its numbers, and its bytes where they are to be read."""
+
+    outcome: Outcome | None
+    exchange: Exchange | None
+    domain: str
+    keep: bool
+    share: float
+    size: int = 0
+
+
+class Sampler:
+    """Keeps exchanges for learning. Implements `gateway.exchange.Recorder`.
+
+    ``write`` is ``Registry.record``; ``fleet`` the number of workers that share a domain's hourly cap.
+    """
+
+    def __init__(
+        self,
+        write: Write,
+        counts: Counts,
+        prices: Prices,
+        *,
+        clock: Callable[[], float],
+        queue: int = 10_000,
+        per_unit: int = 20,
+        key_share: float = 0.5,
+        fleet: int = 1,
+        detectors: Sequence[Detector] = DETECTORS,
+    ) -> None:
+        self._write = write
+        self._counts = counts
+        self._prices = prices
+        self._clock = clock
+        self._limit = queue
+        self._per_unit = per_unit
+        self._key_share = key_share
+        self._fleet = fleet
+        self._detectors = detectors
+        self._queue: deque[_Queued] = deque()
+        self._queued_bytes = 0
+        self._rooms: dict[str, HourlyRoom] = {}
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._outcome_rates: dict[str, PerSecond] = {}
+        self._reads = PerSecond(READS_PER_SECOND)
+        self._policies: dict[str, SamplePolicy] = {}
+        self._tasks: dict[str, dict[str, Task]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take the sampling policies of a new snapshot."""
+        self._policies = {name: view.domain.sample for name, view in snapshot.domains.items()}
+        self._tasks = {name: view.domain.tasks for name, view in snapshot.domains.items()}
+
+    # --- the request path ---------------------------------------------------------------------------------------------
+
+    def offer(self, exchange: Exchange) -> None:
+        """Keep this exchange or not. Never waits, never raises."""
+        if exchange.dialect not in READABLE or exchange.answered_by != "upstream" or exchange.ending == "caller_gone":
+            return
+        domain = exchange.domain or GLOBAL
+        policy = self._policies.get(domain)
+        if policy is None:
+            return
+        identity = record_id(exchange)
+        if exchange.idempotency_key and exchange.ok and self._repeated(identity):
+            return
+        now = self._clock()
+        outcome = self._outcome(exchange, identity, now)
+        keep = self._kept(exchange, domain, policy, identity, now)
+        read = keep or (outcome is not None and exchange.ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
+        if outcome is None and not keep:
+            return
+        size = len(exchange.request) + exchange.reply_size if read else 0
+        if len(self._queue) >= self._limit:
+            self._counts.dropped("queue_full")
+            return
+        if size and self._queued_bytes + size > MAX_QUEUED_BYTES:
+            self._counts.dropped("queue_bytes")
+            if outcome is None:
+                return
+            read = keep = False
+            size = 0
+        self._queue.append(_Queued(outcome, exchange if read else None, domain, keep, policy.share, size))
+        self._queued_bytes += size
+        self._idle.clear()
+        if len(self._queue) >= BATCH:
+            self._wake.set()
+
+    def _repeated(self, identity: str) -> bool:
+        if identity in self._seen:
+            return True
+        self._seen[identity] = None
+        if len(self._seen) > 4096:
+            self._seen.popitem(last=False)
+        return False
+
+    def _outcome(self, exchange: Exchange, identity: str, now: float) -> Outcome | None:
+        if exchange.version is None or not exchange.served_domain:
+            return None
+        rate = self._outcome_rates.setdefault(exchange.arm, PerSecond(OUTCOMES_PER_SECOND))
+        if not rate.take(now):
+            self._counts.dropped("outcome_rate")
+            return None
+        usage = exchange.usage
+        failed = exchange.status >= 400 and exchange.status not in NOT_OUR_DOING
+        return Outcome(
+            domain=exchange.served_domain,
+            arm=exchange.arm,
+            version=exchange.version,
+            unit=unit_digest(exchange.unit),
+            at=exchange.started,
+            status=exchange.status,
+            error=failed or bool(exchange.ending),
+            latency=exchange.latency,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            answer_tokens=usage.answer_tokens if usage else 0,
+            cost=exchange_cost(exchange, self._prices) or 0.0,
+            exchange=identity,
+        )
+
+    def _kept(self, exchange: Exchange, domain: str, policy: SamplePolicy, identity: str, now: float) -> bool:
+        if exchange.sample_off or not exchange.ok or policy.share <= 0:
+            return False
+        if not drawn(identity, policy.share):
+            return False
+        if len(exchange.request) > MAX_REQUEST or exchange.reply_size > sum(map(len, exchange.reply)):
+            self._counts.dropped("too_long")
+            return False
+        hour = int(now // HOUR)
+        room = self._rooms.get(domain)
+        if room is None or room.hour != hour:
+            room = self._rooms[domain] = HourlyRoom(hour)
+        capped = msgspec.structs.replace(policy, per_hour=ceil(policy.per_hour / self._fleet))
+        kept = room.take(
+            capped,
+            exchange.task,
+            exchange.key.id if exchange.key else "",
+            exchange.unit,
+            into=now % HOUR / HOUR,
+            per_unit=self._per_unit,
+            key_share=self._key_share,
+        )
+        self._counts.sample(domain, kept=kept)
+        return kept
+
+    # --- behind it ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to write in the background."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._write_for_ever(), name="sampler")
+
+    async def stop(self, deadline: float = 5.0) -> None:
+        """Write what is queued, for at most ``deadline`` seconds; what is left then is dropped and counted."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await self.drain(deadline)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+        for _ in self._queue:
+            self._counts.dropped("shutdown")
+        self._queue.clear()
+
+    async def drain(self, deadline: float) -> None:
+        """Return when everything offered so far is written. `TimeoutError` after ``deadline`` seconds."""
+        self._wake.set()
+        async with asyncio.timeout(deadline):
+            await self._idle.wait()
+
+    async def _write_for_ever(self) -> None:
+        while True:
+            if not self._queue:
+                self._idle.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_EVERY):
+                    await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        self._queued_bytes -= sum(item.size for item in batch)
+        samples, outcomes = await asyncio.to_thread(self._prepare, batch)
+        pause = 0.25
+        while samples or outcomes:
+            try:
+                await self._write(samples, outcomes)
+            except RegistryError as error:
+                if pause == 0.25:
+                    log.warning("samples wait: the registry does not take them (%s)", type(error).__name__)
+                await asyncio.sleep(pause)
+                pause = min(5.0, pause * 2)
+            else:
+                return
+
+    def _prepare(self, batch: Sequence[_Queued]) -> tuple[list[Sample], list[Outcome]]:
+        """Read and scrub, in a thread. An exchange that cannot be read costs itself, never the batch."""
+        samples: list[Sample] = []
+        outcomes: list[Outcome] = []
+        for item in batch:
+            outcome = item.outcome
+            if item.exchange is not None:
+                try:
+                    said, answer = read_exchange(item.exchange)
+                except Unreadable:
+                    self._counts.dropped("unreadable")
+                else:
+                    task = self._tasks.get(item.domain, {}).get(item.exchange.task)
+                    if outcome is not None:
+                        outcome = msgspec.structs.replace(
+                            outcome, refusal=answer.refusal, bad_format=bad_format(said, answer, task)
+                        )
+                    if item.keep:
+                        samples.append(
+                            make_sample(item.exchange, item.domain, said, answer, item.share, self._detectors)
+                        )
+            if outcome is not None:
+                outcomes.append(outcome)
+        return samples, outcomes
