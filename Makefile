@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 is_new_enough := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p $(is_new_enough) 2>/dev/null && { echo $$p; break; }; done)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 HASHED := install --require-hashes --no-deps --only-binary :all:
 JOBS ?= 2
 DEMO_ARGS := $(if $(MODEL),--model '$(MODEL)') $(if $(MODELS),--models '$(MODELS)') $(ARGS)
