@@ -8,7 +8,9 @@ It needs neither Redis nor the gateway. Names are loaded when first used, so imp
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,8 +56,9 @@ if TYPE_CHECKING:
         TaskScore,
         Verdict,
     )
+    from optimizer.search_file import load_search_file
     from optimizer.settings import Settings
-    from optimizer.tasks import load_search_file, load_task, split_traffic
+    from optimizer.tasks import load_task, split_traffic
 
 _HOME = {
     "doctor": ("check",),
@@ -100,8 +103,9 @@ _HOME = {
         "TaskScore",
         "Verdict",
     ),
+    "search_file": ("load_search_file",),
     "settings": ("Settings",),
-    "tasks": ("load_search_file", "load_task", "split_traffic"),
+    "tasks": ("load_task", "split_traffic"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -115,3 +119,15 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"optimizer.{module}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """The package, where a public function wins over the submodule of its name: ``optimizer.lint`` is the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in _MODULE_OF:
+            return  # the import system binds a submodule to its parent; __getattr__ finds the function instead
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Note", "open_backend", "price_of"]
 
 _OTHER_DIALECTS = frozenset(
-    "anthropic azure azure_ai bedrock cohere cohere_chat databricks gemini huggingface ollama ollama_chat palm replicate "
-    "sagemaker sagemaker_chat vertex_ai vertex_ai_beta watsonx".split()
+    ["anthropic", "azure", "azure_ai", "bedrock", "cohere", "cohere_chat", "databricks", "gemini", "huggingface", "ollama", "ollama_chat", "palm", "replicate", "sagemaker", "sagemaker_chat", "vertex_ai", "vertex_ai_beta", "watsonx"]
 )
 """Providers that stay with LiteLLM even at an ``api_base``: they do not speak OpenAI's dialect there."""
 
