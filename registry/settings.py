@@ -74,6 +74,9 @@ class ModelRoute(Section):
     price_in: Annotated[float, Field(ge=0)] | None = Field(None, description="USD per million prompt tokens")
     price_out: Annotated[float, Field(ge=0)] | None = Field(None, description="USD per million answer tokens")
     weight: Positive = Field(1, description="share of the traffic among deployments of the same name")
+    answer_tokens: Positive | None = Field(
+        None, description="most tokens of an answer in searches: what callers ask for, so that both are measured alike"
+    )
     params: dict[str, Any] = Field({}, repr=False, description="more arguments for the LiteLLM SDK (`litellm` only)")
 
     @field_validator("name")
