@@ -1,0 +1,179 @@
+"""The way back: from the upstream's reply to the caller, whole or as a stream, keeping a bounded copy.
+
+Streams are forwarded as they come: what arrived in one read is one write; no event is parsed. Only complete events are
+passed on, so that a stream which is cut ends cleanly: with what was whole, an error event, and no ``[DONE]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from gateway.caller import Caller, ReplyHeaders
+from gateway.errors import UpstreamBroken, UpstreamFailed, UpstreamTimeout, error_event, upstream_refusal
+from gateway.exchange import Dialect, Exchange, Headers
+from gateway.usage import UsageChunk, usage_of_reply, usage_of_stream
+from gateway.wire import Reply
+
+WHOLE = 4 * 2**20
+"""Bytes of a reply that are held, so that a failure can still become a real error status; a longer one is passed in pieces."""
+TAIL = 4096
+"""Last bytes of a stream that are kept: how it ended, and its usage."""
+LONGEST_EVENT = 256 * 1024
+"""An event that is longer than this is passed on in pieces."""
+
+_DROPPED = frozenset(
+    (
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
+        b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"alt-svc", b"strict-transport-security",
+        b"x-accel-buffering", b"x-metaspo-exchange", b"x-metaspo-domain", b"x-metaspo-version", b"x-metaspo-arm",
+    )
+)  # fmt: skip
+"""Header fields of the upstream that are about its own connection, or ours to set."""
+
+_ENDED = {
+    "chat": re.compile(rb'data: ?\[DONE\]|"finish_reason": ?"'),
+    "completions": re.compile(rb'data: ?\[DONE\]|"finish_reason": ?"'),
+    "responses": re.compile(rb'response\.(completed|failed|incomplete)"|data: ?\[DONE\]'),
+    "messages": re.compile(rb'"message_stop"|event: ?error'),
+}
+"""How a whole stream ends in each dialect."""
+
+
+def kept(headers: Headers) -> ReplyHeaders:
+    """The upstream's header fields that the caller gets."""
+    return [pair for pair in headers if pair[0] not in _DROPPED]
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Whether these are the header fields of server-sent events."""
+    return any(name == b"content-type" and value[:17].lower() == b"text/event-stream" for name, value in headers)
+
+
+async def relay_whole(
+    exchange: Exchange, caller: Caller, reply: Reply, ours: ReplyHeaders, clock: Callable[[], float], max_copy: int
+) -> None:
+    """Pass on a reply that is no stream. Raises UpstreamFailed while nothing was sent yet."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await reply.next():
+        if not size:
+            exchange.first_byte_at = clock()
+        pieces.append(piece)
+        size += len(piece)
+        if size > WHOLE or reply.complete:
+            break
+    exchange.status = reply.status
+    if size <= WHOLE:
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        await caller.whole(reply.status, kept(reply.headers) + ours, body)
+        exchange.reply = [body] if size <= max_copy else [body[:max_copy]]
+        exchange.reply_size = size
+        if reply.status == 200:
+            exchange.usage = usage_of_reply(body)
+        return
+    await caller.start(reply.status, kept(reply.headers) + ours, _length(reply.headers))
+    exchange.reply = [b"".join(pieces)[:max_copy]]
+    try:
+        for piece in pieces:
+            await caller.write(piece)
+        while piece := await reply.next():
+            size += len(piece)
+            exchange.reply_tail = piece[-TAIL:]
+            await caller.write(piece)
+    except UpstreamFailed as failure:
+        _note(exchange, failure)
+        caller.cut()
+        return
+    finally:
+        exchange.reply_size = size
+    await caller.finish()
+
+
+def _length(headers: Headers) -> int | None:
+    length = next((value for name, value in headers if name == b"content-length"), b"")
+    return int(length) if length.isdigit() else None
+
+
+async def relay_stream(
+    exchange: Exchange,
+    caller: Caller,
+    reply: Reply,
+    ours: ReplyHeaders,
+    clock: Callable[[], float],
+    max_copy: int,
+    *,
+    hide_usage: bool,
+) -> None:
+    """Pass on an event stream. Raises UpstreamFailed while nothing was sent yet; later failures become an error event."""
+    exchange.status = reply.status
+    copy = exchange.reply
+    tail = held = b""
+    room = max_copy
+    size = 0
+    hidden = UsageChunk() if hide_usage else None
+    try:
+        while piece := await reply.next():
+            if held:
+                piece = held + piece  # noqa: PLW2901 - the rest of an event that had not come whole
+                held = b""
+            if not piece.endswith((b"\n\n", b"\r\n\r\n")) and len(piece) < LONGEST_EVENT:
+                end = _last_event_end(piece)
+                piece, held = piece[:end], piece[end:]  # noqa: PLW2901
+            if hidden is not None:
+                piece = hidden.strip(piece)  # noqa: PLW2901
+            if not piece:
+                continue
+            if not size:
+                exchange.first_byte_at = clock()
+                if not caller.started:
+                    await caller.start(reply.status, stream_headers(reply.headers, ours))
+            size += len(piece)
+            if room > 0:
+                copy.append(piece)
+                room -= len(piece)
+            tail = piece[-TAIL:] if len(piece) >= TAIL else (tail + piece)[-TAIL:]
+            await caller.write(piece)
+        if held and not caller.started:
+            await caller.start(reply.status, stream_headers(reply.headers, ours))
+        if (ended := _ENDED.get(exchange.dialect)) is not None and ended.search(tail + held) is None:
+            raise UpstreamBroken("The upstream ended the stream too early.", started=True)
+        if held:
+            size += len(held)
+            tail = (tail + held)[-TAIL:]
+            await caller.write(held)
+    except UpstreamFailed as failure:
+        _note(exchange, failure)
+        if not caller.started:
+            raise
+        await say_failure(exchange.dialect, caller, failure)
+    else:
+        await caller.finish()
+    finally:
+        exchange.reply_size = size
+        exchange.reply_tail = tail
+        told = hidden.usage if hidden is not None else None
+        exchange.usage = told or usage_of_stream(copy[0] if copy else b"", tail)
+
+
+async def say_failure(dialect: Dialect, caller: Caller, failure: UpstreamFailed) -> None:
+    """The end of a stream that has begun and cannot go on: an error event and no ``[DONE]``."""
+    await caller.write(error_event(dialect, upstream_refusal(failure)))
+    await caller.finish()
+
+
+def stream_headers(upstream: Headers, ours: ReplyHeaders) -> ReplyHeaders:
+    """The header fields of an event stream: the upstream's, and what keeps proxies from holding it back."""
+    headers = [pair for pair in kept(upstream) if pair[0] != b"cache-control"]
+    return [*headers, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *ours]
+
+
+def _last_event_end(piece: bytes) -> int:
+    """Where the last complete event ends."""
+    end = piece.rfind(b"\n\n")
+    crlf = piece.rfind(b"\r\n\r\n")
+    return max(end + 2 if end >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
+
+
+def _note(exchange: Exchange, failure: UpstreamFailed) -> None:
+    exchange.ending = "timeout" if isinstance(failure, UpstreamTimeout) else "cut"

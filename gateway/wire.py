@@ -1,0 +1,196 @@
+"""The wire lane: bytes through, to an upstream that speaks the caller's dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from gateway.body import Decoder, decoder_for
+from gateway.dialects import Speech
+from gateway.errors import UpstreamBroken
+from gateway.exchange import Headers, Target
+from gateway.settings import Upstream
+from gateway.upstream import Connection, Pool, Watch
+
+FORWARDED = (
+    b"accept",
+    b"user-agent",
+    b"idempotency-key",
+    b"openai-beta",
+    b"anthropic-version",
+    b"anthropic-beta",
+    b"x-client-request-id",
+    b"x-stainless-retry-count",
+    b"traceparent",
+    b"tracestate",
+)
+"""Request header fields that go on to the upstream; all others (credentials, cookies, hops, addresses) stay here."""
+
+
+class Reply(Protocol):
+    """What both lanes hand to the relay."""
+
+    status: int
+    headers: Headers
+    complete: bool
+    """Whether everything has arrived."""
+
+    async def next(self) -> bytes:
+        """What has arrived since; ``b""`` at the end. Raises UpstreamFailed."""
+
+    def release(self) -> None:
+        """Done with it, whole or not."""
+
+
+class _Line:
+    """What is the same for every request to one target: the pool, and the head up to the fields of the request."""
+
+    __slots__ = ("head", "host", "pool", "query")
+
+    def __init__(self, pool: Pool, head: bytes, query: bytes) -> None:
+        self.pool = pool
+        self.head = head
+        self.query = query
+
+
+class WireLane:
+    """Sends requests to upstreams and keeps the pools. One per worker and settings."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.watch = Watch(loop)
+        self.pools: dict[tuple[str, str, int], Pool] = {}
+        self._lines: dict[tuple[str, str], _Line] = {}
+
+    def forget_lines(self) -> None:
+        """After a reload: addresses and keys may be new. Connections stay."""
+        self._lines.clear()
+
+    def close(self) -> None:
+        """Close what is idle and stop the watch."""
+        for pool in self.pools.values():
+            pool.close()
+        self.watch.stop()
+
+    async def send(
+        self,
+        upstream: Upstream,
+        speech: Speech,
+        body: bytes,
+        caller_headers: dict[bytes, bytes],
+        query: bytes,
+        on_quiet: Callable[[], None] | None,
+        quiet: float,
+    ) -> Reply:
+        """Send ``body``; returns once the reply's head is there. Raises UpstreamFailed."""
+        line = self._lines.get((upstream.name, speech.path))
+        if line is None:
+            line = self._lines[upstream.name, speech.path] = self._line(upstream, speech)
+        fields = [line.head]
+        for name in FORWARDED:
+            value = caller_headers.get(name)
+            if value is not None:
+                fields.append(b"\r\n%b: %b" % (name, value))
+        head = b"".join(fields)
+        if query or line.query:
+            full = b"&".join(filter(None, (line.query, query)))
+            head = head.replace(b" HTTP/1.1\r\n", b"?%b HTTP/1.1\r\n" % full, 1)
+        message = b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        connection = await line.pool.request(message, upstream.timeouts, on_quiet=on_quiet, quiet=quiet)
+        for name, value in connection.headers:
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                return _opened(connection, value)
+        return connection
+
+    def _line(self, upstream: Upstream, speech: Speech) -> _Line:
+        parts = urlsplit(upstream.base_url)
+        tls = parts.scheme == "https"
+        host = parts.hostname or ""
+        port = parts.port or (443 if tls else 80)
+        pool = self.pools.get((parts.scheme, host, port))
+        if pool is None:
+            pool = self.pools[parts.scheme, host, port] = Pool(self.watch, host, port, tls_context() if tls else None)
+        path = parts.path.rstrip("/")
+        if speech.wire == "anthropic" and not path.endswith("/v1"):
+            path += "/v1"
+        path += speech.path
+        fields = {"host": parts.netloc.rpartition("@")[2], "content-type": "application/json", "accept-encoding": "identity"}
+        if upstream.api_key and speech.wire == "anthropic":
+            fields["x-api-key"] = upstream.api_key
+        elif upstream.api_key:
+            fields["authorization"] = f"Bearer {upstream.api_key}"
+        if speech.wire == "anthropic":
+            fields.setdefault("anthropic-version", "2023-06-01")
+        fields |= {name.lower(): value for name, value in upstream.headers}
+        head = f"POST {path or '/'} HTTP/1.1" + "".join(f"\r\n{name}: {value}" for name, value in fields.items())
+        return _Line(pool, head.encode("latin-1"), parts.query.encode())
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Verifies names and chains against the system's authorities (``SSL_CERT_FILE`` counts), else certifi's."""
+    context = ssl.create_default_context()
+    if not context.get_ca_certs() and not context.cert_store_stats()["x509_ca"]:
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _opened(connection: Connection, encoding: bytes) -> Reply:
+    decoder = decoder_for(encoding.strip().lower())
+    return connection if decoder is None else OpenedReply(connection, decoder)
+
+
+class OpenedReply:
+    """A compressed reply, opened as it comes (we ask for none, but some upstreams compress anyway)."""
+
+    def __init__(self, connection: Connection, decoder: Decoder) -> None:
+        self._connection = connection
+        self._decoder = decoder
+        self.status = connection.status
+        self.headers: Headers = [pair for pair in connection.headers if pair[0] != b"content-encoding"]
+        self.complete = False
+
+    async def next(self) -> bytes:
+        try:
+            while data := await self._connection.next():
+                if opened := b"".join(self._decoder.feed(data)):
+                    return opened
+        except (zlib.error, ValueError):
+            raise UpstreamBroken("The upstream's reply is not validly compressed.", started=True) from None
+        if not self._decoder.finished():
+            raise UpstreamBroken("The upstream's compressed reply is not whole.", started=True)
+        self.complete = True
+        return b""
+
+    def release(self) -> None:
+        self._connection.release()
+
+
+class TranslatedReply:
+    """The translate lane's reply in the same shape."""
+
+    def __init__(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
+        self.status = status
+        self.headers = headers
+        self.complete = False
+        self._chunks = chunks
+        self._closing: asyncio.Task[Any] | None = None
+
+    async def next(self) -> bytes:
+        async for chunk in self._chunks:
+            if chunk:
+                return chunk
+        self.complete = True
+        return b""
+
+    def release(self) -> None:
+        aclose = getattr(self._chunks, "aclose", None)
+        if aclose is not None and not self.complete:
+            self._closing = asyncio.ensure_future(aclose())
