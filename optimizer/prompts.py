@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FAILURE_TYPES = ("format", "knowledge", "reasoning", "refusal")
+from optimizer.records import Message
 
-Message = dict[str, str]
+FAILURE_TYPES = ("format", "knowledge", "reasoning", "refusal")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _block(name: str, text: str) -> str:
 
 def _ask(purpose: str, role: str, parts: Sequence[str], *, schema: dict[str, Any] | None = None, tag: str = "") -> Ask:
     user = "\n\n".join(part for part in parts if part)
-    return Ask(purpose, ({"role": "system", "content": role}, {"role": "user", "content": user}), schema, tag)
+    return Ask(purpose, (("system", role), ("user", user)), schema, tag)
 
 
 # --- the default search: structured requests -------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def analyse_task(
 def synthesise(
     *, system_prompt: str, findings: Mapping[str, Sequence[tuple[str, str]]], history: Sequence[str], count: int
 ) -> Ask:
-    """From the findings of all tasks to ``count`` different hypotheses. ``history`` lists earlier edits, worst first."""
+    """From the findings of all tasks to ``count`` different hypotheses. ``history``: earlier edits, worst first."""
     blocks = [
         _block("findings", f"task: {task}\n" + "\n".join(f"- [{kind}] {text}" for kind, text in rows))
         for task, rows in findings.items()
@@ -236,7 +236,7 @@ USER_AUTHOR = "You improve the user prompt of one task of a language model."
 
 
 def wrong_example(*, system_prompt: str, user_message: str, reply: str, prediction: str, expected: str) -> str:
-    """One wrong example as the published analyser sees it: the whole exchange, what was read from it, what was right."""
+    """One wrong example as the published analyser sees it: the exchange, what was read from it, what was right."""
     return fence(
         "example",
         "\n".join(

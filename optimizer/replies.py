@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optimizer.prompts import FAILURE_TYPES, FINDING_CHARS, MAX_FINDINGS, PROMPT_CHARS, Hypothesis
+from optimizer.records import SLOT
 
 QUOTE_WORDS = 8
 _WORD = re.compile(r"\w+")
@@ -19,7 +20,7 @@ _FENCED = re.compile(r"```(?:json)?\s*(\{.*?\})\s*```", re.DOTALL)
 
 
 class Unparsed(ValueError):
-    """A reply without the object or tag that was asked for. ``str()`` says what was missing, without the reply's text."""
+    """A reply without the object or tag that was asked for; says what was missing, without the reply's text."""
 
 
 def tagged(reply: str, tag: str) -> str:
@@ -54,6 +55,19 @@ def text_field(reply: str, field: str, limit: int = PROMPT_CHARS) -> str:
     if len(value) > limit:
         raise Unparsed(f"{field!r} is longer than {limit} characters")
     return value.strip()
+
+
+def system_prompt(reply: str) -> str:
+    """The text in ``system_prompt``."""
+    return text_field(reply, "system_prompt")
+
+
+def user_prompt(reply: str) -> str:
+    """The text in ``user_prompt``; raises :class:`Unparsed` unless the question slot is there exactly once."""
+    text = text_field(reply, "user_prompt")
+    if text.count(SLOT) != 1:
+        raise Unparsed(f"the user prompt does not hold {SLOT} exactly once")
+    return text
 
 
 def findings(reply: str, sources: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,173 @@
+"""The holdout: the one time that nobody searched on. Incumbent and finalist answer the same examples; the gate decides.
+
+Both arms use each task's own user prompt, the one that production sends, so the difference is the system prompt's alone.
+Unseen tasks are measured beside and do not enter the gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.draws import stream
+from optimizer.evaluation import Evaluation
+from optimizer.evidence import GateInputs, GatePolicy, Paired, TaskEvidence
+from optimizer.gate import GateResult, decide
+from optimizer.lint import lint
+from optimizer.racing import CHARACTERS_PER_TOKEN
+from optimizer.records import Example, ItemScore, Rollout, Scores, SearchSpec, SearchTask
+from optimizer.scoring import split_scores
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One system prompt on the confirmation examples: rollouts per task, aligned with the examples of that task."""
+
+    prompt: str
+    rollouts: dict[str, list[Rollout]]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Scores of both arms, the gate's verdict (None when there is no challenger), and the scores per holdout item."""
+
+    incumbent: Scores
+    winner: Scores
+    gate: GateResult | None
+    per_item: tuple[ItemScore, ...]
+
+
+def confirmation_examples(spec: SearchSpec, per_task: int, per_unseen: int) -> dict[str, tuple[Example, ...]]:
+    """Which holdout examples confirm: a seeded draw per task, the same for every prompt of the run."""
+    chosen: dict[str, tuple[Example, ...]] = {}
+    for task in spec.tasks:
+        rows = sorted(task.holdout, key=lambda example: example.id)
+        stream(spec.seed, "holdout", task.name).shuffle(rows)
+        chosen[task.name] = tuple(rows[: per_task if task.role == "source" else per_unseen])
+    return chosen
+
+
+async def confirm(
+    spec: SearchSpec, evaluation: Evaluation, incumbent: str, winner: str, examples: dict[str, tuple[Example, ...]]
+) -> Confirmation:
+    """Measure both prompts on ``examples`` and let the gate decide. Raises ``BudgetSpent`` when they do not fit."""
+    first, second = await asyncio.gather(
+        measure(spec.tasks, evaluation, incumbent, examples), measure(spec.tasks, evaluation, winner, examples)
+    )
+    gate = None
+    if winner != incumbent:
+        evidence = [
+            await _evidence(spec, evaluation, task, examples[task.name], first, second)
+            for task in spec.sources
+            if examples[task.name]
+        ]
+        inputs = GateInputs(
+            tasks=evidence,
+            prompt_tokens=(_tokens(incumbent), _tokens(winner)),
+            cost_per_request=_cost(spec, first, second),
+            lint_hits=len(lint(winner, incumbent=incumbent, allow=_allowed(spec))),
+        )
+        # three tasks are the rule; a domain that has fewer is judged on those it has, and the report says how many
+        policy = GatePolicy(min_tasks=min(3, len(spec.sources)))
+        gate = decide(inputs, policy)
+    items = tuple(
+        ItemScore(
+            task=task.name,
+            example_id=example.id,
+            cluster=example.cluster,
+            incumbent=before.score,
+            winner=after.score,
+        )
+        for task in spec.sources
+        for example, before, after in zip(
+            examples[task.name], first.rollouts[task.name], second.rollouts[task.name], strict=True
+        )
+    )
+    return Confirmation(
+        scores_of(spec, evaluation, first, examples), scores_of(spec, evaluation, second, examples), gate, items
+    )
+
+
+async def measure(
+    tasks: Sequence[SearchTask], evaluation: Evaluation, prompt: str, examples: dict[str, tuple[Example, ...]]
+) -> Arm:
+    """``prompt`` on the confirmation examples of every task, under the task's own user prompt."""
+    answered = await asyncio.gather(
+        *(evaluation.rollouts(prompt, task, task.user_prompt, examples[task.name]) for task in tasks)
+    )
+    return Arm(prompt, {task.name: rollouts for task, rollouts in zip(tasks, answered, strict=True)})
+
+
+def scores_of(spec: SearchSpec, evaluation: Evaluation, arm: Arm, examples: dict[str, tuple[Example, ...]]) -> Scores:
+    """An arm's scores with intervals: holdout of source tasks, test of unseen ones."""
+
+    def split(tasks: Sequence[SearchTask]) -> dict[str, tuple[Example, ...]]:
+        return {task.name: examples[task.name] for task in tasks if examples[task.name]}
+
+    by_name = {task.name: task for task in spec.tasks}
+    parts = [
+        split_scores({name: evaluation.score(by_name[name], rows, arm.rollouts[name]) for name, rows in part.items()})
+        for part in (split(spec.sources), split(spec.unseen))
+    ]
+    return Scores(holdout=parts[0], unseen=parts[1])
+
+
+async def _evidence(
+    spec: SearchSpec, evaluation: Evaluation, task: SearchTask, examples: Sequence[Example], first: Arm, second: Arm
+) -> TaskEvidence:
+    before, after = first.rollouts[task.name], second.rollouts[task.name]
+    audit = None
+    if task.judge.kind == "rubric" and evaluation.has("audit_judge"):
+        seconds = [
+            await evaluation.judge(task, examples, [r.text for r in arm], role="audit_judge") for arm in (before, after)
+        ]
+        audit = Paired(*(np.array([_number(v.score) for v in verdicts]) for verdicts in seconds))
+    scores = Paired(_array(before), _array(after))
+    return TaskEvidence(
+        name=task.name,
+        scores=scores,
+        ids=[example.id for example in examples],
+        clusters=[example.cluster or example.id for example in examples],
+        weights=np.array([example.weight for example in examples]),
+        audit=audit,
+        seed_scores=scores.incumbent if spec.seed_prompt == first.prompt else None,
+        answer_tokens=Paired(*(np.array([float(r.tokens_out) for r in arm]) for arm in (before, after))),
+        valid_format=Paired(*(np.array([float(not r.malformed) for r in arm]) for arm in (before, after))),
+    )
+
+
+def _array(rollouts: Sequence[Rollout]) -> np.ndarray:
+    return np.array([_number(rollout.score) for rollout in rollouts])
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else score
+
+
+def _tokens(prompt: str) -> int:
+    return math.ceil(len(prompt) / CHARACTERS_PER_TOKEN)
+
+
+def _allowed(spec: SearchSpec) -> list[str]:
+    from optimizer.components import corpus_for
+
+    sentences = [c.text for c in corpus_for(spec.sources).components]
+    return [*sentences, *(label for task in spec.sources for label in task.judge.labels)]
+
+
+def _cost(spec: SearchSpec, first: Arm, second: Arm) -> tuple[float, float] | None:
+    """USD per request of both arms, None where the price is not known or zero."""
+    base = spec.models.base
+    if not base.price_in and not base.price_out:
+        return None
+
+    def usd(arm: Arm) -> float:
+        rows = [rollout for rollouts in arm.rollouts.values() for rollout in rollouts]
+        total = sum(r.tokens_in * (base.price_in or 0.0) + r.tokens_out * (base.price_out or 0.0) for r in rows)
+        return total / 1e6 / max(1, len(rows))
+
+    return usd(first), usd(second)

@@ -1,0 +1,262 @@
+"""The default search: the bilevel idea of MetaSPO (arXiv 2505.09666) at a fraction of its cost, and honest.
+
+The inner loop improves each task's user prompts at the current system prompt; the outer loop improves the system prompt over
+all tasks. What differs from the published loop: failures come from one split and races run on another, failures are typed
+and analysed per task before one synthesis names hypotheses, parents come from a Pareto archive over tasks, every candidate
+is checked before it costs anything, and races drop losers early. ``optimizer.faithful`` has the loop as published.
+
+Read :func:`metaspo` from top to bottom; everything it calls is small and lives in the file of its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from optimizer import inner, preflight
+from optimizer.admission import Admission
+from optimizer.archive import Archive
+from optimizer.components import corpus_for
+from optimizer.draws import stream
+from optimizer.errors import BudgetSpent
+from optimizer.evaluation import Evaluation
+from optimizer.failures import collect
+from optimizer.found import Found
+from optimizer.inner import UserPrompts
+from optimizer.plan import Plan
+from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk
+from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, full_course, price, race
+from optimizer.records import Candidate, Generation, Rollout, SearchSpec
+from optimizer.sprig import ComponentEditor
+
+CANDIDATE_NAME = "g{generation}.{number}"
+
+
+@dataclass
+class Search:
+    """The state of one search: what is known so far. Everything in it can be rebuilt from the journal."""
+
+    spec: SearchSpec
+    evaluation: Evaluation
+    proposer: Proposer
+    plan: Plan
+    admission: Admission
+    board: Scoreboard
+    archive: Archive
+    user_prompts: UserPrompts
+    history: History = field(default_factory=History)
+    generations: list[Generation] = field(default_factory=list)
+
+    @property
+    def incumbent(self) -> str:
+        """The prompt to beat."""
+        return self.archive.members[0]
+
+
+async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, plan: Plan) -> Found:
+    """Search for a better system prompt for ``spec.sources``. Spends at most the plan's search calls.
+
+    Raises ``RunBlocked`` when the judge is not sane. A spent budget is no error: the best so far stands.
+    """
+    search = _begin(spec, evaluation, proposer, plan)
+    reason = "All generations are done."
+    try:
+        await preflight.judge_sanity(evaluation, spec.sources)
+        for number in range(1, plan.generations + 1):
+            parents = await _parents_with_failures(search, number)
+            if not any(parent.shares for parent in parents):
+                reason = "Nothing left to mend: the best prompt answers every example shown rightly."
+                break
+            await inner.improve(
+                evaluation,
+                proposer,
+                search.admission,
+                plan,
+                parents[0],
+                search.user_prompts,
+                generation=number,
+                seed=spec.seed,
+            )
+            proposals = await _proposals(search, parents, number)
+            outcome = await _race(search, proposals, number)
+            _learn(search, proposals, outcome, number)
+            if number == 1 and (reason_to_stop := _no_headroom(search, outcome)):
+                return _found(search, search.incumbent, reason_to_stop)
+        await _final(search)
+    except BudgetSpent as spent:
+        reason = str(spent)
+    if search.archive.best == search.incumbent:
+        reason = f"Nothing beat the incumbent. {reason}"
+    return _found(search, search.archive.best, reason)
+
+
+# --- the steps, in order of appearance -------------------------------------------------------------------------------
+
+
+def _begin(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, plan: Plan) -> Search:
+    incumbent = spec.incumbent if spec.incumbent is not None else spec.seed_prompt
+    board = Scoreboard()
+    corpus = corpus_for(spec.sources)
+    own_words = [way for c in corpus.components for way in (c.text, *c.variants)]
+    admission = Admission(evaluation, spec.sources, incumbent, allow=own_words)
+    admission.remember(incumbent)
+    for task in spec.sources:
+        admission.remember(task.user_prompt, task=task)
+    archive = Archive(board)
+    archive.add(incumbent)
+    evaluation.event("plan", "; ".join(plan.lines()), proposer=proposer.name)
+    return Search(spec, evaluation, proposer, plan, admission, board, archive, UserPrompts(spec.sources))
+
+
+async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
+    """Parents from the archive, each with its typed failures on a fresh part of the reflect split."""
+
+    async def with_failures(prompt: str) -> Parent:
+        found = []
+        for task in search.spec.sources:
+            rows = sorted(task.reflect, key=lambda example: example.id)
+            stream(search.spec.seed, "reflect", task.name).shuffle(rows)
+            size = min(len(rows), search.plan.reflect_per_task)
+            first = (number - 1) * size % max(1, len(rows))
+            some = (rows + rows)[first : first + size]
+            rollouts = await search.evaluation.rollouts(prompt, task, task.user_prompt, some)
+            rng = stream(search.spec.seed, "shown", number, task.name)
+            found.append(collect(task, some, rollouts, show=search.plan.shown_per_task, rng=rng))
+        return Parent(prompt, tuple(found))
+
+    parents = await asyncio.gather(*(with_failures(prompt) for prompt in search.archive.parents(search.plan.parents)))
+    for parent in parents[:1]:
+        counts = {failures.task.name: failures.counts for failures in parent.failures}
+        asked = sum(failures.asked for failures in parent.failures)
+        wrong = sum(failures.total for failures in parent.failures)
+        text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt"
+        search.evaluation.event("failures", text, generation=number, counts=counts)
+    return list(parents)
+
+
+async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> list[Proposal]:
+    """Candidates that passed the door: the proposer's, and in the first generation diverse fixed sentences."""
+    plan = search.plan
+    ask = SystemAsk(
+        parents=tuple(parent for parent in parents if parent.shares),
+        count=plan.candidates,
+        history=search.history,
+        generation=number,
+    )
+    proposed = await search.proposer.system_prompts(ask)
+    if number == 1 and plan.diverse:
+        editor = ComponentEditor(corpus_for(search.spec.sources), seed=search.spec.seed + 1)
+        fixed = SystemAsk(parents=ask.parents[:1], count=plan.diverse, history=search.history, generation=0)
+        proposed += await editor.system_prompts(fixed)
+    admitted = [proposal for proposal in proposed if search.admission.system_prompt(proposal.prompt)]
+    refused = len(proposed) - len(admitted)
+    text = f"generation {number}: {len(admitted)} candidates" + (f", {refused} refused unseen" if refused else "")
+    search.evaluation.event(
+        "candidates", text, generation=number, refused=search.admission.refused[-refused:] if refused else []
+    )
+    return admitted
+
+
+async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> RaceResult:
+    """The best prompt so far, the incumbent (first generation) and the candidates, on fresh cells of the select split."""
+    rungs = search.plan.first_rungs if number == 1 else search.plan.rungs
+    length = max(rung.cells for rung in rungs)
+    cells = course(
+        search.spec.sources,
+        search.user_prompts.racing(),
+        start=(number - 1) * length,
+        seed=search.spec.seed,
+        length=length,
+    )
+
+    async def respond(prompt: str, block: Sequence[Cell]) -> list[Rollout]:
+        return await answer(search.evaluation, prompt, block)
+
+    entrants = [search.archive.best, *(proposal.prompt for proposal in proposals)]
+    return await race(respond, entrants, cells, rungs, search.board)
+
+
+def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, number: int) -> None:
+    """Rewards for the proposer, survivors into the archive, a new best when the race says so, and the record of it."""
+    before = search.archive.best
+    candidates = []
+    for i, proposal in enumerate(proposals, start=1):
+        reference = proposal.parent if search.board.compare(proposal.prompt, proposal.parent).df else before
+        gain = search.board.compare(proposal.prompt, reference).mean
+        search.proposer.learn(proposal, gain)
+        search.history.note(proposal.hypothesis, gain)
+        score, n = search.board.mean(proposal.prompt)
+        candidates.append(
+            Candidate(
+                id=CANDIDATE_NAME.format(generation=number, number=i),
+                system_prompt=proposal.prompt,
+                parent=proposal.parent,
+                hypothesis=proposal.hypothesis,
+                generation=number,
+                score=score if n else None,
+                n=n,
+                fate=outcome.fates.get(proposal.prompt, ""),
+            )
+        )
+    for prompt in outcome.ranking:
+        search.archive.add(prompt)
+    if _better(search, outcome.winner, before):
+        search.archive.best = outcome.winner
+    best = search.archive.best
+    score = search.board.mean(best, outcome.cells)[0]
+    search.generations.append(
+        Generation(
+            number=number,
+            kept=best,
+            score=score,
+            candidates=tuple(candidates),
+            user_prompts=search.user_prompts.ranked(),
+        )
+    )
+    verb = "kept the best" if best == before else "found a better one"
+    text = f"generation {number}: {verb}, {score:.3f} on {len(outcome.cells)} cells: {best[:160]}"
+    search.evaluation.event(
+        "generation", text, generation=number, score=score, best=best, calls=search.evaluation.ledger.calls
+    )
+
+
+def _better(search: Search, challenger: str, best: str) -> bool:
+    """On everything both have answered, the challenger's gain exceeds what its length costs."""
+    gain = search.board.compare(challenger, best).mean
+    return challenger != best and gain > price(challenger) - price(best)
+
+
+def _no_headroom(search: Search, outcome: RaceResult) -> str:
+    first = outcome.cells[: search.plan.first_rungs[0].cells]
+    entrants = [prompt for prompt in search.board.scores if len(search.board.scores[prompt]) >= len(first)]
+    return preflight.no_headroom(search.board, search.incumbent, entrants, first)
+
+
+async def _final(search: Search) -> None:
+    """The finalists once more, on all kept user prompts: more examples for the choice that the holdout will judge."""
+    finalists = search.archive.finalists(search.plan.finalists)
+    if len(finalists) < 2 or not search.plan.final_per_task:
+        return
+    cells = full_course(search.spec.sources, search.user_prompts.all(), search.plan.final_per_task)
+    half = Rung(cells=len(cells) // 2, keep=2)
+
+    async def respond(prompt: str, block: Sequence[Cell]) -> list[Rollout]:
+        return await answer(search.evaluation, prompt, block)
+
+    stream(search.spec.seed, "final").shuffle(cells)
+    outcome = await race(respond, finalists, cells, [half, Rung(cells=len(cells), keep=2)], search.board)
+    if _better(search, outcome.winner, search.archive.best):
+        search.archive.best = outcome.winner
+    text = f"final: {len(finalists)} finalists on {len(outcome.cells)} cells, best: {search.archive.best[:160]}"
+    search.evaluation.event("final", text, best=search.archive.best)
+
+
+def _found(search: Search, winner: str, reason: str) -> Found:
+    return Found(
+        winner=winner,
+        reason=reason,
+        user_prompts=search.user_prompts.ranked(),
+        proposer=search.proposer.name,
+        generations=tuple(search.generations),
+    )
