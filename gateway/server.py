@@ -12,6 +12,7 @@ from typing import Any
 from gateway.assignment import Serving
 from gateway.caller import AsgiCaller, Receive, Scope, Send
 from gateway.dialects import speech_at
+from gateway.protocol import GatewayProtocol
 from gateway.pipeline import Neighbours, Pipeline
 from gateway.settings import CLIENT_KEEP_ALIVE, house_of
 from gateway.wire import WireLane
@@ -81,12 +82,13 @@ def serve(settings: Settings, workers: int | None = None, **kwargs: Any) -> None
     import uvicorn
 
     app = create_app(settings, **kwargs)
+    protocol = type("Protocol", (GatewayProtocol,), {"gateway": app})
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=protocol,
         ws="none",
         access_log=False,
         log_level="warning",
