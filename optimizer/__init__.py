@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from optimizer.gate import GateResult, decide
     from optimizer.judges import judge_for
     from optimizer.lint import lint
-    from optimizer.metaspo import search
     from optimizer.models import Backend, open_backend
     from optimizer.records import (
         Budget,
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
         TaskScore,
         Verdict,
     )
+    from optimizer.search import search
     from optimizer.search_file import load_search_file
     from optimizer.settings import Settings
     from optimizer.tasks import load_task, split_traffic
@@ -78,7 +78,6 @@ _HOME = {
     "gate": ("GateResult", "decide"),
     "judges": ("judge_for",),
     "lint": ("lint",),
-    "metaspo": ("search",),
     "models": ("Backend", "open_backend"),
     "records": (
         "Budget",
@@ -103,13 +102,61 @@ _HOME = {
         "TaskScore",
         "Verdict",
     ),
+    "search": ("search",),
     "search_file": ("load_search_file",),
     "settings": ("Settings",),
     "tasks": ("load_task", "split_traffic"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 -- the table above is the list
+__all__ = [
+    "Backend",
+    "Budget",
+    "BudgetSpent",
+    "Completion",
+    "DataError",
+    "EndpointDown",
+    "EndpointRefused",
+    "Estimate",
+    "Evaluation",
+    "Event",
+    "Example",
+    "Finding",
+    "GateResult",
+    "Interval",
+    "JournalError",
+    "JudgeSpec",
+    "Ledger",
+    "LedgerRow",
+    "LoopSizes",
+    "ModelError",
+    "ModelSpec",
+    "Models",
+    "OptimizerError",
+    "Request",
+    "Rollout",
+    "RunBlocked",
+    "Scores",
+    "SearchFileError",
+    "SearchResult",
+    "SearchSpec",
+    "SearchTask",
+    "Settings",
+    "SplitScores",
+    "TaskScore",
+    "Verdict",
+    "check",
+    "decide",
+    "estimate",
+    "fingerprint",
+    "judge_for",
+    "lint",
+    "load_search_file",
+    "load_task",
+    "open_backend",
+    "search",
+    "split_traffic",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,29 @@ _NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:[eE
 _FRACTION = re.compile(r"([-+−]?\d+)\s*/\s*(\d+)")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 _NUMBER_WORDS = {word: str(value) for value, word in enumerate(_WORDS)}
 _OPTION = re.compile(r"^\(?([A-Za-z0-9]+)\)?(?:[.):\s].*)?$", re.DOTALL)
 
@@ -31,7 +53,8 @@ def tagged(text: str) -> str | None:
 
 
 def given(text: str, *, require_tags: bool = False) -> str | None:
-    """The answer that a reply gives: its tagged part, else the whole of it, else (tags required or nothing there) None."""
+    """The answer that a reply gives: its tagged part, else the whole of it, else (tags required or nothing there)
+    None."""
     inner = tagged(text)
     if inner is None:
         inner = "" if require_tags else text.strip()
@@ -51,14 +74,11 @@ def squad(text: str) -> str:
 
 
 def number(text: str) -> Decimal | None:
-    """The last number in ``text`` (thousands commas, signs, percent, a simple fraction, one..twenty as words), or None."""
-    fraction = None
-    for fraction in _FRACTION.finditer(text):
-        pass
-    last = None
-    for match in _NUMBER.finditer(text):
-        if any(character.isdigit() for character in match.group()):
-            last = match
+    """The last number in ``text`` (thousands commas, signs, percent, a simple fraction, one..twenty as words), or
+    None."""
+    fraction = next(iter(reversed(list(_FRACTION.finditer(text)))), None)
+    numbers = [match for match in _NUMBER.finditer(text) if any(map(str.isdigit, match.group()))]
+    last = numbers[-1] if numbers else None
     if last is None:
         words = [_NUMBER_WORDS[word] for word in re.findall(r"[a-z]+", text.casefold()) if word in _NUMBER_WORDS]
         return Decimal(words[-1]) if words else None
@@ -72,8 +92,8 @@ def number(text: str) -> Decimal | None:
 
 
 def whole_number(text: str) -> Decimal | None:
-    """The number that ``text`` is, currency sign, unit-free percent and number words included; None when it is more than
-    a number ("chapter 3" is text)."""
+    """The number that ``text`` is, currency sign, unit-free percent and number words included; None when it is more
+    than a number ("chapter 3" is text)."""
     bare = plain(text).lstrip("$€£ ")
     if bare in _NUMBER_WORDS:
         return Decimal(_NUMBER_WORDS[bare])

@@ -1,8 +1,9 @@
-"""Near-duplicate clusters: texts that are almost the same belong together, so that no split or interval is fooled by them.
+"""Near-duplicate clusters: texts that are almost the same belong together, so that no split or interval is fooled by
+them.
 
 MinHash over word 3-grams finds pairs of texts that may be alike (Broder 1997); pairs are confirmed by the true Jaccard
-similarity, then joined transitively. A cluster's name is the smallest content hash of its members, so it does not depend
-on the order of the texts.
+similarity, then joined transitively. A cluster's name is the smallest content hash of its members, so it does not
+depend on the order of the texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one path of every model call, whatever the method: cache, journal, budget, model, judge, ledger.
 
-A method asks for rollouts or for a reply of the optimizer model and gets data. Each distinct request is paid for once per
-run: a repeat is answered from the journal, also after the process was killed and the run resumed. A failure of one
+A method asks for rollouts or for a reply of the optimizer model and gets data. Each distinct request is paid for once
+per run: a repeat is answered from the journal, also after the process was killed and the run resumed. A failure of one
 example is a ``Rollout`` without a score; the endpoint's, the budget's and the journal's failures are exceptions.
 """
 
@@ -56,8 +56,8 @@ def ignore(event: Event) -> None:
 
 
 def fingerprint(spec: SearchSpec) -> str:
-    """A hex name of everything that decides what a run does. Budget, addresses, keys and speed are left out, so a run may
-    be resumed with more money or from another port."""
+    """A hex name of everything that decides what a run does. Budget, addresses, keys and speed are left out, so a run
+    may be resumed with more money or from another port."""
     models = [
         (role, model.identity, model.temperature, model.max_tokens, model.extra)
         for role in _TEMPERATURE
@@ -156,8 +156,9 @@ class Evaluation:
     ) -> list[Rollout]:
         """One rollout per example, in order: the base model's reply under (system prompt, user prompt), judged.
 
-        The whole block is held against the budget before its first call: it is made wholly or, with ``BudgetSpent``, not
-        at all (a limit in USD may also stop it midway). Raises ``EndpointRefused``, ``EndpointDown``, ``JournalError``.
+        The whole block is held against the budget before its first call: it is made wholly or, with ``BudgetSpent``,
+        not at all (a limit in USD may also stop it midway). Raises ``EndpointRefused``, ``EndpointDown``,
+        ``JournalError``.
         """
         requests = [
             self.request(
@@ -200,7 +201,8 @@ class Evaluation:
     async def judge(
         self, task: SearchTask, examples: Sequence[Example], texts: Sequence[str], *, role: ModelRole = "judge"
     ) -> list[Verdict]:
-        """Verdicts on given texts: known answers for a sanity check, or a second opinion with ``role="audit_judge"``."""
+        """Verdicts on given texts: known answers for a sanity check, or a second opinion with
+        ``role="audit_judge"``."""
         return await self._verdicts(task, examples, [Completion(text=text) for text in texts], role)
 
     async def ask(self, request: Request) -> Completion:
@@ -334,8 +336,8 @@ class Evaluation:
         return replies
 
     async def _pay(self, backend: Backend, missing: Sequence[tuple[bytes, Request]]) -> dict[bytes, Completion]:
-        """Make the calls, at most ``backend.concurrency`` of this block at once. The first failure stops the block; a spent
-        budget lets the calls in the air land first."""
+        """Make the calls, at most ``backend.concurrency`` of this block at once. The first failure stops the block; a
+        spent budget lets the calls in the air land first."""
         replies: dict[bytes, Completion] = {}
         loop = asyncio.get_running_loop()
         for key, _ in missing:
@@ -430,7 +432,7 @@ class Evaluation:
             need = {
                 "judge": "A rubric needs a judge model: add `models: judge:` to the search file",
                 "audit_judge": "A second opinion needs an audit judge: add `models: audit_judge:` to the search file",
-                "optimizer": "This method rewrites prompts: add `models: optimizer:` to the search file, or take --method sprig",
+                "optimizer": "This method rewrites prompts: add `models: optimizer:`, or take --method sprig",
             }.get(role, "Add `models: base:` to the search file")
             raise RunBlocked(f"No model plays the role {role}. {need}.")
         return backend

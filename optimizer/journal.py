@@ -1,8 +1,8 @@
 """The append-only journal of one run: every reply ever paid for, found again by the content of its request.
 
 One SQLite file in write-ahead mode. Each reply is one row, committed before it is used, so a process killed at any
-moment loses only the calls that were still in the air. A full disk rolls the row back and stops the run with a sentence.
-Replies are looked up on disk, so a journal of any length opens at once and takes no memory.
+moment loses only the calls that were still in the air. A full disk rolls the row back and stops the run with a
+sentence. Replies are looked up on disk, so a journal of any length opens at once and takes no memory.
 """
 
 from __future__ import annotations
@@ -46,17 +46,21 @@ class Journal:
                 self._db.execute("pragma journal_mode = wal")
                 # NORMAL syncs at checkpoints only: a killed process loses nothing, a power cut at most the last seconds
                 self._db.execute("pragma synchronous = normal")
-                found = self._db.execute("pragma user_version").fetchone()[0]
-                if found not in (0, _FORMAT):
-                    raise JournalError(
-                        f"{path} was written by another version of this program (format {found}, this one reads "
-                        f"{_FORMAT}). Move it away or use the version that wrote it."
-                    )
+                self._check_format()
                 self._db.executescript(_SCHEMA)
-                self._db.execute(f"pragma user_version = {_FORMAT}")
             except BaseException:
                 self._db.close()
                 raise
+
+    def _check_format(self) -> None:
+        found = self._db.execute("pragma user_version").fetchone()[0]
+        if found not in (0, _FORMAT):
+            raise JournalError(
+                f"{self.path} was written by another version of this program (format {found}, here {_FORMAT}). "
+                "Move it away or use the version that wrote it."
+            )
+        if found == 0:
+            self._db.execute(f"pragma user_version = {_FORMAT}")
 
     def close(self) -> None:
         """Fold the write-ahead file in and let go of the lock."""
@@ -72,7 +76,7 @@ class Journal:
             for start in range(0, len(keys), _LOOKUP_WIDTH):
                 some = keys[start : start + _LOOKUP_WIDTH]
                 marks = ",".join("?" * len(some))
-                rows = self._db.execute(f"select key, reply from calls where key in ({marks})", some)  # noqa: S608 -- only question marks are put in
+                rows = self._db.execute(f"select key, reply from calls where key in ({marks})", some)  # noqa: S608
                 found.update((key, _reply_decoder.decode(reply)) for key, reply in rows)
         return found
 
@@ -141,9 +145,9 @@ class Journal:
             raise JournalError(f"The journal {self.path} cannot be {verb} ({text}). {advice}.") from error
         except sqlite3.DatabaseError as error:
             raise JournalError(
-                f"The journal {self.path} cannot be {verb}: {error}. It is damaged or no journal; move it away to start anew."
+                f"The journal {self.path} cannot be {verb}: {error}. It is damaged or no journal; move it away."
             ) from error
         except OSError as error:
             raise JournalError(
-                f"The journal {self.path} cannot be {verb}: {error.strerror or error}. Give the run a home you can write to."
+                f"The journal {self.path} cannot be {verb}: {error.strerror or error}. Give the run another home."
             ) from error

@@ -1,7 +1,7 @@
 """The nouns of a search: examples, tasks, models, budgets, rollouts, scores, the result.
 
-All are immutable ``msgspec.Struct`` values. Scores and shares are in 0..1, money is USD, times are seconds since the epoch
-(UTC), prices are USD per million tokens. Nothing here reads a clock, a file or a random source.
+All are immutable ``msgspec.Struct`` values. Scores and shares are in 0..1, money is USD, times are seconds since the
+epoch (UTC), prices are USD per million tokens. Nothing here reads a clock, a file or a random source.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
-class Example(Record):
+class Example(Record, frozen=True, kw_only=True):
     """One query with its reference answers.
 
-    ``cluster`` names its group of near-duplicates: splits and standard errors go by it. ``unit`` is the end user it came
-    from (empty for files), ``position`` its line in the file (from 1), ``weight`` its share in a mean.
+    ``cluster`` names its group of near-duplicates: splits and standard errors go by it. ``unit`` is the end user it
+    came from (empty for files), ``position`` its line in the file (from 1), ``weight`` its share in a mean.
     """
 
     id: str
@@ -68,13 +68,14 @@ class Example(Record):
     position: int = 0
 
 
-class JudgeSpec(Record):
-    """How an answer is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria, ``schema`` a JSON schema.
+class JudgeSpec(Record, frozen=True, kw_only=True):
+    """How an answer is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria, ``schema`` a JSON
+    schema.
 
     ``lenient`` lets a choice judge take the first label that the reply names, for models that obey no format.
     ``require_tags`` makes an answer without ``<answer>`` tags malformed; otherwise a bare answer counts as well.
-    Rubric only: ``weights`` stand beside the criteria (empty: all weigh 1); ``gates`` are yes/no faults, any of which makes
-    the score 0.
+    Rubric only: ``weights`` stand beside the criteria (empty: all weigh 1); ``gates`` are yes/no faults, any of which
+    makes the score 0.
     """
 
     kind: JudgeKind = "exact"
@@ -87,7 +88,7 @@ class JudgeSpec(Record):
     require_tags: bool = False
 
 
-class SearchTask(Record):
+class SearchTask(Record, frozen=True, kw_only=True):
     """One kind of work with its user prompt, judge and examples. An unseen task is scored on its ``holdout`` only."""
 
     name: str
@@ -118,8 +119,9 @@ class SearchTask(Record):
 # --- who answers -----------------------------------------------------------------------------------------------------
 
 
-class ModelSpec(Record):
-    """One language model. ``model`` is a LiteLLM name, a bare name at ``api_base``, or ``world:...`` for a simulated one.
+class ModelSpec(Record, frozen=True, kw_only=True):
+    """One language model. ``model`` is a LiteLLM name, a bare name at ``api_base``, or ``world:...`` for a simulated
+    one.
 
     ``temperature`` and ``max_tokens`` None take the role's default (base 0 and 512, optimizer 1 and 2048, judges 0 and
     1024). Prices are USD per million tokens; unknown prices are looked up by model name.
@@ -147,8 +149,9 @@ class ModelSpec(Record):
         return f"{self.model}#{self.revision}" if self.revision else self.model
 
 
-class Models(Record):
-    """The four roles. Without an optimizer model prompts are proposed from components; without a judge no rubric task runs."""
+class Models(Record, frozen=True, kw_only=True):
+    """The four roles. Without an optimizer model prompts are proposed from components; without a judge no rubric task
+    runs."""
 
     base: ModelSpec
     optimizer: ModelSpec | None = None
@@ -161,15 +164,16 @@ class Models(Record):
         return spec
 
 
-class Budget(Record):
+class Budget(Record, frozen=True, kw_only=True):
     """What one run may spend: model calls of all roles, money. None means no limit of that kind."""
 
     calls: int | None = None
     usd: float | None = None
 
 
-class LoopSizes(Record):
-    """The published sizes of the bilevel loop, in the words of the paper's letters: N, m, k, C, n, n_test, failures shown."""
+class LoopSizes(Record, frozen=True, kw_only=True):
+    """The published sizes of the bilevel loop, in the words of the paper's letters: N, m, k, C, n, n_test, failures
+    shown."""
 
     iterations: int = 3
     user_candidates: int = 3
@@ -181,7 +185,7 @@ class LoopSizes(Record):
     system_failures: int = 2
 
 
-class SearchSpec(Record):
+class SearchSpec(Record, frozen=True, kw_only=True):
     """Everything one search needs: from a search file, or built by a job."""
 
     seed_prompt: str
@@ -212,7 +216,7 @@ class SearchSpec(Record):
 # --- one call --------------------------------------------------------------------------------------------------------
 
 
-class Request(Record):
+class Request(Record, frozen=True, kw_only=True):
     """One call to a model. ``sample`` numbers draws of the same question; ``seed`` is sent where sampling takes one.
     ``purpose`` is for people and the journal and no part of the call's identity."""
 
@@ -229,7 +233,7 @@ class Request(Record):
 Finish = Literal["stop", "length", "refusal", "filter"]
 
 
-class Completion(Record):
+class Completion(Record, frozen=True, kw_only=True):
     """One reply. A truncated (``length``), refused or filtered one is data like any other, ``detail`` says more."""
 
     text: str
@@ -240,11 +244,11 @@ class Completion(Record):
     detail: str = ""
 
 
-class Verdict(Record):
+class Verdict(Record, frozen=True, kw_only=True):
     """A judge's finding on one answer: a score, or none with the reason.
 
-    ``answer`` is what was read from the reply (a label, a number, a text), ``malformed`` says that the form demanded was
-    not kept, ``critique`` is one sentence for the analyser.
+    ``answer`` is what was read from the reply (a label, a number, a text), ``malformed`` says that the form demanded
+    was not kept, ``critique`` is one sentence for the analyser.
     """
 
     score: float | None
@@ -255,7 +259,7 @@ class Verdict(Record):
     suspicious: bool = False
 
 
-class Rollout(Record):
+class Rollout(Record, frozen=True, kw_only=True):
     """One completion of one example under one (system prompt, user prompt), with its score or the reason for none.
 
     ``error_kind`` types a failure: ``""`` right or unscored, ``format``, ``truncated``, ``refusal``, ``wrong``.
@@ -278,9 +282,9 @@ class Rollout(Record):
 # --- what it cost ----------------------------------------------------------------------------------------------------
 
 
-class LedgerRow(Record):
-    """What one role spent. ``requested`` = ``paid`` + ``cache_hits``; ``replayed`` of the paid ones came from the journal
-    of an earlier, interrupted session of the same run, so this session did not pay them again."""
+class LedgerRow(Record, frozen=True, kw_only=True):
+    """What one role spent. ``requested`` = ``paid`` + ``cache_hits``; ``replayed`` of the paid ones came from the
+    journal of an earlier, interrupted session of the same run, so this session did not pay them again."""
 
     requested: int = 0
     paid: int = 0
@@ -293,7 +297,7 @@ class LedgerRow(Record):
     usd: float = 0.0
 
 
-class Ledger(Record):
+class Ledger(Record, frozen=True, kw_only=True):
     """What a run spent, by role, and what it refused before spending (``rejects`` by reason)."""
 
     roles: dict[str, LedgerRow] = {}
@@ -310,7 +314,7 @@ class Ledger(Record):
         return sum(row.usd for row in self.roles.values())
 
 
-class Event(Record):
+class Event(Record, frozen=True, kw_only=True):
     """Something a follower of the run may want to see. ``data`` holds plain JSON values."""
 
     kind: str
@@ -322,7 +326,7 @@ class Event(Record):
 # --- what came out ---------------------------------------------------------------------------------------------------
 
 
-class Interval(Record):
+class Interval(Record, frozen=True, kw_only=True):
     """A score with its 95 % interval and the number of examples behind it."""
 
     score: float
@@ -331,7 +335,7 @@ class Interval(Record):
     n: int
 
 
-class TaskScore(Record):
+class TaskScore(Record, frozen=True, kw_only=True):
     """A task's score on some examples: the interval, and the shares that were malformed, unscored, truncated."""
 
     interval: Interval
@@ -340,21 +344,21 @@ class TaskScore(Record):
     truncated: float = 0.0
 
 
-class SplitScores(Record):
+class SplitScores(Record, frozen=True, kw_only=True):
     """Scores per task and their plain mean over tasks (None when there is no task)."""
 
     tasks: dict[str, TaskScore] = {}
     mean: Interval | None = None
 
 
-class Scores(Record):
+class Scores(Record, frozen=True, kw_only=True):
     """One system prompt measured on what nobody searched on: holdout of source tasks, test of unseen tasks."""
 
     holdout: SplitScores = SplitScores()
     unseen: SplitScores = SplitScores()
 
 
-class ItemScore(Record):
+class ItemScore(Record, frozen=True, kw_only=True):
     """One holdout item under incumbent and winner."""
 
     task: str
@@ -364,7 +368,7 @@ class ItemScore(Record):
     winner: float | None
 
 
-class Candidate(Record):
+class Candidate(Record, frozen=True, kw_only=True):
     """A system prompt under trial: where it came from, what it was meant to mend, what became of it."""
 
     id: str
@@ -377,7 +381,7 @@ class Candidate(Record):
     fate: str = ""
 
 
-class Generation(Record):
+class Generation(Record, frozen=True, kw_only=True):
     """One inner and one outer loop: what was tried and which system prompt went on."""
 
     number: int
@@ -387,8 +391,9 @@ class Generation(Record):
     user_prompts: dict[str, tuple[str, ...]] = {}
 
 
-class SearchResult(Record):
-    """The outcome of one run. ``winner`` may equal the incumbent; ``reason`` says in one sentence why the run ended so."""
+class SearchResult(Record, frozen=True, kw_only=True):
+    """The outcome of one run. ``winner`` may equal the incumbent; ``reason`` says in one sentence why the run ended
+    so."""
 
     method: str
     winner: str
@@ -409,7 +414,7 @@ class SearchResult(Record):
     datasets: dict[str, str] = {}
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """One line of ``metaspo doctor``: what was looked at, whether it is well, and how to mend it."""
 
     name: str

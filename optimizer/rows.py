@@ -1,4 +1,5 @@
-"""Reading one JSONL file of examples, line by line, with an error that names file and line for every way it can be wrong."""
+"""Reading one JSONL file of examples, line by line, with an error that names file and line for every way it can be
+wrong."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def _example(line: str, number: int, judge: JudgeSpec, *, where: str) -> Example
 
 
 def _answers(row: dict[str, Any], judge: JudgeSpec, where: str) -> tuple[str, ...]:
-    """The references, `answer` first. Checked against the labels and against being empty, where the judge needs them."""
+    """The references, `answer` first. Checked against the labels and against being empty, where the judge needs
+    them."""
     given = [row["answer"]] if row.get("answer") is not None else []
     more = row.get("answers")
     if more is not None and not isinstance(more, list):

@@ -1,8 +1,8 @@
 """From rollouts to a task's score with its interval.
 
-A task's score is the weighted mean of its scored rollouts, or macro-F1 over the fixed label set. Unscored rollouts are left
-out and counted. Intervals are Wilson's, at the effective sample size that the clustered standard error implies, so they
-stay inside 0..1 and do not collapse when every answer is right.
+A task's score is the weighted mean of its scored rollouts, or macro-F1 over the fixed label set. Unscored rollouts
+are left out and counted. Intervals are Wilson's, at the effective sample size that the clustered standard error
+implies, so they stay inside 0..1 and do not collapse when every answer is right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from optimizer.records import Example, Interval, JudgeSpec, Rollout, SplitScores
 
 _Z = 1.959963984540054
 _MOST_INFORMATIVE = 10.0
-"""One graded answer counts at most as much as so many right-or-wrong ones: keeps the interval of a constant score open."""
+"""One graded answer counts at most as much as so many right-or-wrong ones: keeps the interval of a constant score
+open."""
 
 
 def task_score(judge: JudgeSpec, examples: Sequence[Example], rollouts: Sequence[Rollout]) -> TaskScore:
@@ -51,7 +52,8 @@ def task_score(judge: JudgeSpec, examples: Sequence[Example], rollouts: Sequence
 
 
 def mean_interval(scores: Sequence[float], *, clusters: Sequence[str] = (), weights: Sequence[float] = ()) -> Interval:
-    """Weighted mean of scores in 0..1 with a 95 % interval, standard error clustered (Miller, arXiv 2411.00640, eq. 4)."""
+    """Weighted mean of scores in 0..1 with a 95 % interval, standard error clustered (Miller, arXiv 2411.00640, eq.
+    4)."""
     n = len(scores)
     if n == 0:
         return Interval(score=0.0, low=0.0, high=1.0, n=0)
@@ -81,8 +83,8 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 def macro_f1(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> float:
     """Mean F1 over the fixed ``labels`` of (gold, predicted) pairs.
 
-    A prediction outside the set counts as a miss of its gold label and adds no class of its own; a label that is neither
-    asked for nor given is left out of the mean.
+    A prediction outside the set counts as a miss of its gold label and adds no class of its own; a label that is
+    neither asked for nor given is left out of the mean.
     """
     scores: list[float] = []
     folded = [(gold.casefold(), predicted.casefold()) for gold, predicted in pairs]
@@ -96,8 +98,8 @@ def macro_f1(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> float:
 
 
 def split_scores(tasks: Mapping[str, TaskScore]) -> SplitScores:
-    """Scores per task with their plain mean. The mean's interval adds the tasks' squared half-widths: tasks are the fixed
-    set that is served, not a sample of all tasks."""
+    """Scores per task with their plain mean. The mean's interval adds the tasks' squared half-widths: tasks are the
+    fixed set that is served, not a sample of all tasks."""
     some = [score.interval for score in tasks.values() if score.interval.n]
     if not some:
         return SplitScores(tasks=dict(tasks))

@@ -17,7 +17,6 @@ from optimizer.records import Budget, LoopSizes, Method, Models, ModelSpec, Sear
 from optimizer.settings import Settings
 from optimizer.tasks import TaskSettings, load_task
 
-_ROLES = ("base", "optimizer", "judge", "audit_judge")
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?")
 _AT = re.compile(r"(?: - at `\$\.?([^`]*)`)$")
 
@@ -102,7 +101,14 @@ def load_search_file(path: Path, *, env: Mapping[str, str] | None = None) -> Sea
         seed_prompt=told.seed,
         incumbent=told.incumbent,
         tasks=tasks,
-        models=Models(**{role: _model(path, role, getattr(told.models, role), env, settings) for role in _ROLES}),
+        models=Models(
+            base=_model(path, "base", told.models.base, env, settings),
+            **{
+                role: _model(path, role, model, env, settings)
+                for role in ("optimizer", "judge", "audit_judge")
+                if (model := getattr(told.models, role)) is not None
+            },
+        ),
         method=msgspec.convert(told.method, Method),
         faithful=told.faithful,
         budget=Budget(calls=told.budget.calls, usd=told.budget.usd),
@@ -170,11 +176,7 @@ def _folder(file: Path, told: str) -> Path:
     return beside if beside.is_dir() or not Path(told).is_dir() else Path(told)
 
 
-def _model(
-    file: Path, role: str, told: _ModelSettings | None, env: Mapping[str, str], settings: Settings
-) -> ModelSpec | None:
-    if told is None:
-        return None
+def _model(file: Path, role: str, told: _ModelSettings, env: Mapping[str, str], settings: Settings) -> ModelSpec:
     key = told.api_key
     for prefix in ("env:", "os.environ/"):
         if key and key.startswith(prefix):

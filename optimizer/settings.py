@@ -14,8 +14,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Defaults of every search.
 
     ``home`` (METASPO_SEARCH_HOME, else ``search`` under METASPO_HOME) holds journals; ``concurrency``
-    (METASPO_SEARCH_CONCURRENCY) is how many requests one model gets at once; ``timeout`` (METASPO_SEARCH_TIMEOUT, seconds)
-    and ``retries`` (METASPO_SEARCH_RETRIES) hold for one call.
+    (METASPO_SEARCH_CONCURRENCY) is how many requests one model gets at once; ``timeout`` (METASPO_SEARCH_TIMEOUT,
+    seconds) and ``retries`` (METASPO_SEARCH_RETRIES) hold for one call.
     """
 
     home: Path = Path(".metaspo/search")

@@ -68,11 +68,12 @@ class Spending:
         return None if self.budget.calls is None else max(0, self.budget.calls - self._paid - self._held)
 
     def hold(self, calls: int) -> None:
-        """Set ``calls`` aside for a block of calls. Raises ``BudgetSpent``, having held nothing, when they do not fit."""
+        """Set ``calls`` aside for a block of calls. Raises ``BudgetSpent``, having held nothing, when they do not
+        fit."""
         left = self.calls_left
         if left is not None and calls > left:
             raise BudgetSpent(
-                f"The budget of {self.budget.calls} calls is spent: {self._paid} were made and the next step needs {calls}."
+                f"The budget of {self.budget.calls} calls is spent: {self._paid} made, the next step needs {calls}."
             )
         self._held += calls
 

@@ -1,7 +1,8 @@
-"""Tasks from folders: ``task.json`` says what the task is and how it is scored, ``train.jsonl`` and ``test.jsonl`` hold rows.
+"""Tasks from folders: ``task.json`` says what the task is and how it is scored, ``train.jsonl`` and ``test.jsonl``
+hold rows.
 
-Train splits 40/60 into reflect and select by the hash of each example's near-duplicate cluster; test is the holdout of a
-source task and the score of an unseen one. A train row that nearly equals a test row is left out and counted.
+Train splits 40/60 into reflect and select by the hash of each example's near-duplicate cluster; test is the holdout
+of a source task and the score of an unseen one. A train row that nearly equals a test row is left out and counted.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def split_traffic(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
     """Split samples of traffic 20/30/50 into (reflect, select, holdout) by the hash of their cluster.
 
-    Examples without a cluster get one. ``used`` names clusters that have confirmed a run before: they confirm no other and
-    go to reflect.
+    Examples without a cluster get one. ``used`` names clusters that have confirmed a run before: they confirm no
+    other and go to reflect.
     """
     named = _named(list(examples))
     parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
@@ -126,7 +127,7 @@ def _task_file(path: Path) -> _TaskFile:
         raw = path.read_bytes() if path.stat().st_size <= _LARGEST_TASK_FILE else None
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}). A task folder holds task.json, train.jsonl and test.jsonl."
+            f"{path}: cannot be read ({error.strerror or error}). It belongs in every task folder."
         ) from error
     if raw is None:
         raise DataError(f"{path}: larger than 1 MiB; this is no task description.")
@@ -178,7 +179,8 @@ def _judge(told: _TaskFile, asked: TaskSettings, where: str) -> JudgeSpec:
 
 
 def _clustered(train: list[Example], test: list[Example]) -> tuple[list[Example], list[Example], tuple[str, ...]]:
-    """Both with their clusters; train rows that nearly equal a test row are left out, with a note that says how many."""
+    """Both with their clusters; train rows that nearly equal a test row are left out, with a note that says how
+    many."""
     named = _named([*train, *test])
     test = named[len(train) :]
     asked = {example.cluster for example in test}

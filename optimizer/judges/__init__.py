@@ -1,4 +1,5 @@
-"""Judges: from a reply to a score in 0..1, or to ``unscored`` with a reason. A judge never raises for what a model wrote."""
+"""Judges: from a reply to a score in 0..1, or to ``unscored`` with a reason. A judge never raises for what a model
+wrote."""
 
 from __future__ import annotations
 

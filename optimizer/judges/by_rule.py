@@ -30,17 +30,17 @@ class ByRule:
         answer = answers.given(text, require_tags=self._spec.require_tags)
         if answer is None and not (self._spec.lenient and text.strip()):
             return Verdict(score=0.0, malformed=True, critique="The reply holds no answer in the demanded form.")
-        return self._compare(example, answer or "", text)
+        return self._compare(example, answer or text)
 
-    def _exact(self, example: Example, answer: str, text: str) -> Verdict:
+    def _exact(self, example: Example, answer: str) -> Verdict:
         right = any(_same_text(answer, reference) for reference in example.answers)
         return Verdict(score=float(right), answer=answer)
 
-    def _choice(self, example: Example, answer: str, text: str) -> Verdict:
+    def _choice(self, example: Example, answer: str) -> Verdict:
         labels = self._spec.labels
         chosen = answers.label(answer, labels)
         if chosen is None and self._spec.lenient:
-            chosen = answers.first_named(answer, labels) or answers.first_named(text, labels)
+            chosen = answers.first_named(answer, labels)
         if chosen is None:
             return Verdict(
                 score=0.0, answer=answer, malformed=True, critique=f"The answer is none of: {', '.join(labels)}."
@@ -48,7 +48,7 @@ class ByRule:
         right = any(chosen.casefold() == reference.casefold() for reference in example.answers)
         return Verdict(score=float(right), answer=chosen)
 
-    def _number(self, example: Example, answer: str, text: str) -> Verdict:
+    def _number(self, example: Example, answer: str) -> Verdict:
         value = answers.number(answer)
         if value is None:
             return Verdict(score=0.0, answer=answer, malformed=True, critique="The answer holds no number.")
@@ -58,14 +58,14 @@ class ByRule:
         )
         return Verdict(score=float(right), answer=str(value))
 
-    def _contains(self, example: Example, answer: str, text: str) -> Verdict:
+    def _contains(self, example: Example, answer: str) -> Verdict:
         padded = f" {answers.squad(answer)} "
         right = any(
             (wanted := answers.squad(reference)) != "" and f" {wanted} " in padded for reference in example.answers
         )
         return Verdict(score=float(right), answer=answer)
 
-    def _f1(self, example: Example, answer: str, text: str) -> Verdict:
+    def _f1(self, example: Example, answer: str) -> Verdict:
         score = max((_token_f1(answer, reference) for reference in example.answers), default=0.0)
         return Verdict(score=score, answer=answer)
 

@@ -1,7 +1,7 @@
 """What a judge is: two pure halves, so that it can be tested without a model and resumed without paying twice.
 
-Most judges decide from the text alone (``Judge.verdict``). A judge that needs a model says what to ask (``question``) and
-reads the reply (``read``); the call itself is made by the evaluation, on the one path of all calls.
+Most judges decide from the text alone (``Judge.verdict``). A judge that needs a model says what to ask (``question``)
+and reads the reply (``read``); the call itself is made by the evaluation, on the one path of all calls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Protocol, runtime_checkable
 from optimizer.records import Completion, Example, Request, Verdict
 
 Nonce = Callable[[str], str]
-"""Gives a tag for some untrusted text: fresh per run and text, not to be guessed by the text's author, stable on resume."""
+"""Gives a tag for some untrusted text: fresh per run and text, not to be guessed by the text's author, stable on
+resume."""
 
 
 @runtime_checkable

@@ -1,9 +1,9 @@
 """Equal mathematics in other words: ``1/2``, ``0.5``, ``\\frac{1}{2}`` and ``50%`` are one answer.
 
 Nothing that a model wrote is ever executed: a small parser of our own builds SymPy expressions from a fixed grammar
-(numbers, letters, + - * / ^, brackets, roots, fractions, a few functions, lists), with limits on length and powers, so no
-answer can hang the judge. Two expressions are equal when their difference is 0 exactly, or vanishes to 30 digits at
-several fixed points (a polynomial identity test).
+(numbers, letters, + - * / ^, brackets, roots, fractions, a few functions, lists), with limits on length and powers,
+so no answer can hang the judge. Two expressions are equal when their difference is 0 exactly, or vanishes to 30
+digits at several fixed points (a polynomial identity test).
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def boxed(text: str) -> str | None:
 
 
 def parse(text: str) -> Any | None:
-    """A SymPy expression, or a tuple of them for a list; None for what the grammar does not know or the limits forbid."""
+    """A SymPy expression, or a tuple of them for a list; None for what the grammar does not know or the limits
+    forbid."""
     if len(text) > _LONGEST:
         return None
     clean = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", _NOISE.sub(" ", text)).replace("−", "-").replace("·", "*")
@@ -117,7 +118,8 @@ def _vanishes(value: Any) -> bool:
 
 
 def _bits(base: Any) -> int:
-    """How many bits one factor of a power has: of a rational its longer half, of anything else a guess on the safe side."""
+    """How many bits one factor of a power has: of a rational its longer half, of anything else a guess on the safe
+    side."""
     if getattr(base, "is_Rational", False):
         return max(int(base.p).bit_length(), int(base.q).bit_length(), 1)
     return _LARGEST_POWER

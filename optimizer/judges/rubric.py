@@ -1,8 +1,8 @@
 """Judging by a checklist of yes/no criteria: a model answers the questions, our arithmetic makes the score.
 
-The judged text is hostile until shown otherwise. It is wrapped in tags with a tag number nobody can guess, our own marks
-and control characters inside it are defused, the form of the answer is restated after it, only the last verdict counts,
-and a reply that cannot be read leaves the item unscored, never 0. Evidence for each of these:
+The judged text is hostile until shown otherwise. It is wrapped in tags with a tag number nobody can guess, our own
+marks and control characters inside it are defused, the form of the answer is restated after it, only the last verdict
+counts, and a reply that cannot be read leaves the item unscored, never 0. Evidence for each of these:
 ``docs/optimizer.md``, "Judges".
 """
 
@@ -147,7 +147,8 @@ class RubricJudge:
 
 
 def wrapped(name: str, text: str, nonce: str) -> str:
-    """``text`` between tags that carry ``nonce``, with control characters dropped and look-alikes of our tags defused."""
+    """``text`` between tags that carry ``nonce``, with control characters dropped and look-alikes of our tags
+    defused."""
     clean = _CONTROL.sub("", text.replace("\r\n", "\n")).replace(nonce, "")
     clean = re.sub(rf"<(/?)({name}|question|reference|answer)-", r"<\1\2 -", clean, flags=re.IGNORECASE)
     return f"<{name}-{nonce}>\n{clean}\n</{name}-{nonce}>"

@@ -17,8 +17,8 @@ _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
 
 
 class SchemaJudge:
-    """Valid JSON of the schema scores 1. Where an example's answer is itself a JSON object, the score is the share of its
-    members that the reply has with the same value."""
+    """Valid JSON of the schema scores 1. Where an example's answer is itself a JSON object, the score is the share of
+    its members that the reply has with the same value."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         if spec.schema is None:
@@ -60,7 +60,8 @@ def last_json(text: str) -> Any | None:
 
 
 def _embedded(text: str, most: int = 64) -> list[Any]:
-    """The outermost JSON objects inside prose, in order, at most ``most`` starts tried (hostile text has many braces)."""
+    """The outermost JSON objects inside prose, in order, at most ``most`` starts tried (hostile text has many
+    braces)."""
     import json
 
     decoder = json.JSONDecoder()

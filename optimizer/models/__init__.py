@@ -1,4 +1,5 @@
-"""Language models: one small protocol, and the backends that speak to them. Heavy libraries are imported when first used."""
+"""Language models: one small protocol, and the backends that speak to them. Heavy libraries are imported when first
+used."""
 
 from __future__ import annotations
 
@@ -15,7 +16,26 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Note", "open_backend", "price_of"]
 
 _OTHER_DIALECTS = frozenset(
-    ["anthropic", "azure", "azure_ai", "bedrock", "cohere", "cohere_chat", "databricks", "gemini", "huggingface", "ollama", "ollama_chat", "palm", "replicate", "sagemaker", "sagemaker_chat", "vertex_ai", "vertex_ai_beta", "watsonx"]
+    [
+        "anthropic",
+        "azure",
+        "azure_ai",
+        "bedrock",
+        "cohere",
+        "cohere_chat",
+        "databricks",
+        "gemini",
+        "huggingface",
+        "ollama",
+        "ollama_chat",
+        "palm",
+        "replicate",
+        "sagemaker",
+        "sagemaker_chat",
+        "vertex_ai",
+        "vertex_ai_beta",
+        "watsonx",
+    ]
 )
 """Providers that stay with LiteLLM even at an ``api_base``: they do not speak OpenAI's dialect there."""
 
@@ -39,9 +59,7 @@ def open_backend(spec: ModelSpec, *, journal: Journal, note: Note) -> Backend:
 
         return OpenAICompatible(spec, note=note)
     if not slash and not spec.model.startswith(("gpt-", "o1", "o3", "o4", "claude", "gemini")):
-        raise SearchFileError(
-            f"The model {spec.model!r} has neither a provider (like openai/{spec.model}) nor an api_base. Add one of them."
-        )
+        raise SearchFileError(f"The model {spec.model!r} needs a provider (like openai/{spec.model}) or an api_base.")
     from optimizer.models.litellm import LiteLLM
 
     return LiteLLM(spec, note=note)

@@ -1,4 +1,5 @@
-"""What a language model is to the search: something that completes a request. One small protocol, many kinds of model."""
+"""What a language model is to the search: something that completes a request. One small protocol, many kinds of
+model."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ class Backend(Protocol):
     retries: int
 
     async def complete(self, request: Request) -> Completion:
-        """The reply. Raises ``EndpointRefused`` or ``EndpointDown`` when the endpoint as a whole fails; what concerns this
-        one request alone (refused, truncated, filtered) is a ``Completion``."""
+        """The reply. Raises ``EndpointRefused`` or ``EndpointDown`` when the endpoint as a whole fails; what concerns
+        this one request alone (refused, truncated, filtered) is a ``Completion``."""
         ...
 
     async def close(self) -> None:

@@ -1,4 +1,5 @@
-"""Every provider that speaks a dialect of its own, through LiteLLM. Importing LiteLLM takes seconds, so it waits for a call."""
+"""Every provider that speaks a dialect of its own, through LiteLLM. Importing LiteLLM takes seconds, so it waits for
+a call."""
 
 from __future__ import annotations
 

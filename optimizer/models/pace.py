@@ -1,7 +1,9 @@
-"""How fast one model may be asked: so many at once, and what its replies' headers teach about requests and tokens a minute.
+"""How fast one model may be asked: so many at once, and what its replies' headers teach about requests and tokens a
+minute.
 
-OpenAI's ``x-ratelimit-*`` and Anthropic's ``anthropic-ratelimit-*`` headers are understood; endpoints that send none are
-held by concurrency alone. One pause holds all callers of the model, so a busy endpoint is not hammered from many sides.
+OpenAI's ``x-ratelimit-*`` and Anthropic's ``anthropic-ratelimit-*`` headers are understood; endpoints that send none
+are held by concurrency alone. One pause holds all callers of the model, so a busy endpoint is not hammered from many
+sides.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ _NAMES = {
 
 
 class _Bucket:
-    """A token bucket refilled at ``limit`` per minute, holding at most ten seconds' worth (at least one of anything)."""
+    """A token bucket refilled at ``limit`` per minute, holding at most ten seconds' worth (at least one of
+    anything)."""
 
     def __init__(self, limit: float, now: float) -> None:
         self.limit = limit
@@ -77,7 +80,8 @@ class Pace:
 
     @asynccontextmanager
     async def slot(self, tokens: Callable[[], float]) -> AsyncIterator[None]:
-        """A place for one request that will cost ``tokens()``; waits for room, for the limits and for a pause to end."""
+        """A place for one request that will cost ``tokens()``; waits for room, for the limits and for a pause to
+        end."""
         async with self._slots:
             if self._buckets or self._paused_until:
                 await self._hold(tokens())
@@ -117,7 +121,8 @@ class Pace:
         return self.seconds(headers.get("retry-after"))
 
     def seconds(self, text: str | None) -> float | None:
-        """A span ("1m30s", "20ms", "7"), an RFC 3339 or an HTTP date, as seconds from now; None when it is none of these."""
+        """A span ("1m30s", "20ms", "7"), an RFC 3339 or an HTTP date, as seconds from now; None when it is none of
+        these."""
         if not text:
             return None
         plain = _number(text)

@@ -17,7 +17,8 @@ _LIST = "model_prices_and_context_window_backup.json"
 
 
 def price_of(spec: ModelSpec) -> Price:
-    """The price of a model's tokens; unknown when neither the settings nor the list has it. Batch execution costs half."""
+    """The price of a model's tokens; unknown when neither the settings nor the list has it. Batch execution costs
+    half."""
     per_in, per_out = spec.price_in, spec.price_out
     if per_in is None or per_out is None:
         listed = {} if spec.api_base or spec.model.startswith("world:") else _listed(spec.model)
