@@ -31,13 +31,21 @@ class KeyRing:
         """The live key with this text, whatever its role, or None."""
         if not 0 < len(token) <= LONGEST_TOKEN:
             return None
-        wanted = hash_key(token.decode("latin-1"))
+        wanted = hash_key(token.decode("utf-8", "surrogateescape"))
         key = self._by_hash.get(wanted)
         if key is None or not hmac.compare_digest(key.hash, wanted):
             return None
-        if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= self._clock()):
-            return None
-        return key
+        return key if self._alive(key) else None
+
+    def by_id(self, id: str) -> KeyRecord | None:
+        """The live key with this public handle, or None: for a console session, which must not hold the key's text."""
+        for key in self._by_hash.values():
+            if key.id == id:
+                return key if self._alive(key) else None
+        return None
+
+    def _alive(self, key: KeyRecord) -> bool:
+        return key.revoked_at is None and (key.expires_at is None or key.expires_at > self._clock())
 
     def caller(self, token: bytes) -> KeyRecord | None:
         """The live caller key: may use the data plane, and nothing else."""
