@@ -218,6 +218,14 @@ class Evaluation:
         """A 64-bit tag for wrapping untrusted text: stable within a run, unguessable for who wrote the text."""
         return hmac.new(self._secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:16]
 
+    def set_aside(self, calls: int) -> None:
+        """Keep ``calls`` of the budget for a later phase. Raises ``BudgetSpent`` when so many are not left."""
+        self._spending.hold(calls)
+
+    def give_back(self, calls: int) -> None:
+        """Free calls that were set aside: their phase has come."""
+        self._spending.release(calls)
+
     def reject(self, why: str) -> None:
         """Count a candidate that was refused before any base call, by reason."""
         self._spending.reject(why)
