@@ -1,22 +1,23 @@
 """Feedback by signed exchange id: late references, thumbs and scores find the exchange that they are about.
 
-The id that a caller gets in ``x-metaspo-exchange`` names exchange, time, key, unit and domain, signed (`itsdangerous`,
-HMAC-SHA-256) with a secret that the whole fleet shares. So any replica can check it without asking anybody, nobody can
-make one up, and a key can only speak about its own exchanges. The unit in it is a digest, never what the caller sent.
+The id that a caller gets in ``x-metaspo-exchange`` names the exchange, its time, key, unit and domain and what
+served it, signed (`itsdangerous`, HMAC-SHA-256) with a secret that the whole fleet shares. So any replica can check
+it without asking anybody, nobody can make one up, a key can only speak about its own exchanges, and a vote counts
+for the right arm also when the exchange was not kept. The unit in it is a digest, never what the caller sent.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 from itsdangerous import BadSignature, Signer
 
 from gateway.exchange import Exchange, Refusal
 from gateway.scrub import Scrubber
-from registry import Feedback, KeyRecord
+from registry import GLOBAL, Arm, Feedback, KeyRecord, Snapshot
 
 FLEET_SECRET = "exchange-id"  # noqa: S105 - its name, not the secret
 """Name of the fleet secret in the registry."""
@@ -45,7 +46,17 @@ class ExchangeClaim(msgspec.Struct, frozen=True):
     at: float
     key: str
     unit: str
+    arm: Arm
+    version: int | None
+    experiment: str
     domain: str
+
+
+def _claim(text: str) -> ExchangeClaim:
+    exchange, at, key, unit, arm, version, experiment, domain = text.split("~")
+    return ExchangeClaim(
+        exchange, float(int(at, 36)), key, unit, cast(Arm, arm), int(version) if version else None, experiment, domain
+    )
 
 
 class BadExchangeId(Exception):
@@ -72,18 +83,35 @@ class SignedIds:
         self._signer = Signer(secret, salt=b"", key_derivation="none", digest_method=hashlib.sha256)
         self._clock = clock
         self._lifetime = lifetime
+        self._experiments: dict[str, str] = {}
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take the running experiments of a new snapshot."""
+        self._experiments = {
+            name: view.deployment.experiment for name, view in snapshot.domains.items() if view.deployment.experiment
+        }
 
     def issue(self, exchange: Exchange) -> bytes:
-        """``id.time.key.unit.domain.signature``, printable ASCII."""
-        key = exchange.key.id if exchange.key else ""
-        parts = (record_id(exchange), _base36(int(exchange.started)), key, unit_digest(exchange.unit), exchange.domain)
-        return self._signer.sign(".".join(parts))
+        """``id~time~key~unit~arm~version~experiment~domain.signature``, printable ASCII."""
+        domain = exchange.domain or GLOBAL
+        own = exchange.served_domain == domain  # a parent's version says nothing about this domain's
+        compared = own and exchange.arm in {"canary", "control"}
+        claim = (
+            record_id(exchange),
+            _base36(int(exchange.started)),
+            exchange.key.id if exchange.key else "",
+            unit_digest(exchange.unit),
+            exchange.arm if own else "none",
+            str(exchange.version) if own and exchange.version is not None else "",
+            self._experiments.get(domain, "") if compared else "",
+            domain,
+        )
+        return self._signer.sign("~".join(claim))
 
     def read(self, token: str, key: KeyRecord) -> ExchangeClaim:
         """What the id says. Raises `BadExchangeId`: 403 for a forged id or another key's, 404 for one too old."""
         try:
-            exchange, at, owner, unit, domain = self._signer.unsign(token.encode("utf-8")).decode().split(".", 4)
-            claim = ExchangeClaim(exchange, float(int(at, 36)), owner, unit, domain)
+            claim = _claim(self._signer.unsign(token.encode("utf-8")).decode())
         except (BadSignature, ValueError) as error:
             raise BadExchangeId(
                 Refusal(403, "This exchange id was not issued here: send the value of x-metaspo-exchange unchanged.",
@@ -149,6 +177,9 @@ def vote(said: FeedbackBody, claim: ExchangeClaim, at: float) -> Feedback:
         domain=claim.domain,
         key=claim.key,
         unit=claim.unit,
+        arm=claim.arm,
+        version=claim.version,
+        experiment=claim.experiment,
         at=at,
         score=score,
         reference=None if said.reference is None else scrub(said.reference),

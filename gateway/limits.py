@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gateway.exchange import Exchange, Refusal
@@ -31,12 +31,12 @@ RECONCILE_EVERY = 1.0
 
 
 class Ledger(Protocol):
-    """The fleet's counters. One call is one round trip."""
+    """The fleet's counters: `Registry.add_usage`. One call is one round trip."""
 
     def __call__(
-        self, additions: Mapping[tuple[str, str], Mapping[str, float]], ttl: float
-    ) -> Awaitable[dict[tuple[str, str], dict[str, float]]]:
-        """Add to counters by ``(name, window)`` and field; returns all fields of those windows afterwards."""
+        self, deltas: dict[str, dict[str, float]], window: str, ttl: float
+    ) -> Awaitable[dict[str, dict[str, float]]]:
+        """Add to counters by name and field in one window; returns all fields of those names afterwards."""
 
 
 class _Window:
@@ -53,6 +53,11 @@ class _Window:
     @property
     def total(self) -> float:
         return self.ours + self.others
+
+    def learn(self, told: float, fleet: float) -> None:
+        """The fleet has been told ``told`` of ours and counts ``fleet`` in all."""
+        self.told = told
+        self.others = max(0.0, fleet - told)
 
 
 class _Rate:
@@ -242,54 +247,53 @@ class KeyLimits:
         if self._ledger is None:
             return
         now = self._clock()
-        additions: dict[tuple[str, str], dict[str, float]] = {}
-        sent: list[tuple[_Window, float]] = []
-        flying: list[tuple[_Book, int, int]] = []
+        minute, day = int(now // MINUTE), int(now // DAY)
+        books: dict[str, _Book] = {}
         for key, book in list(self._books.items()):
-            book.roll(int(now // MINUTE), int(now // DAY))
-            if not book.touched and book.in_flight == 0 and self._idle(book):
+            book.roll(minute, day)
+            if book.touched or book.in_flight or not self._idle(book):
+                books[key] = book
+                book.touched = False
+            else:
                 del self._books[key]
-                continue
-            book.touched = False
-            minute = additions.setdefault((key, f"m{book.requests.now.index}"), {})
-            day = additions.setdefault((key, f"d{book.spent.index}"), {})
-            for field, window, into in (
-                ("requests", book.requests.now, minute),
-                ("tokens", book.tokens.now, minute),
-                ("usd", book.spent, day),
-            ):
-                into[field] = window.ours - window.told
-                sent.append((window, window.ours))
-            # A gauge as the sum of its changes; what a killed worker leaves behind ends with the minute.
-            minute[f"in_flight:{self._worker}"] = float(book.in_flight - book.in_flight_told)
-            flying.append((book, book.requests.now.index, book.in_flight))
-        if not additions:
-            return
-        totals = await self._ledger(additions, ttl=2 * DAY)
-        for window, ours in sent:
-            window.told = ours
-        for book, index, count in flying:
-            if book.requests.now.index == index:
-                book.in_flight_told = count
+        if books:
+            await self._share_minute(self._ledger, books, minute)
+            await self._share_day(self._ledger, books, day)
         self.reconciled_at = now
-        for (key, name), fields in totals.items():
-            known = self._books.get(key)
-            if known is not None:
-                self._learn(known, name, fields)
+
+    async def _share_minute(self, ledger: Ledger, books: dict[str, _Book], minute: int) -> None:
+        mine = f"in_flight:{self._worker}"
+        before = {key: (book.requests.now.ours, book.tokens.now.ours, book.in_flight) for key, book in books.items()}
+        deltas = {
+            key: {
+                "requests": requests - books[key].requests.now.told,
+                "tokens": tokens - books[key].tokens.now.told,
+                # A gauge as the sum of its changes; what a killed worker leaves behind ends with the minute.
+                mine: float(in_flight - books[key].in_flight_told),
+            }
+            for key, (requests, tokens, in_flight) in before.items()
+        }
+        totals = await ledger(deltas, f"m{minute}", 3 * MINUTE)
+        for key, (requests, tokens, in_flight) in before.items():
+            book, fields = books[key], totals.get(key, {})
+            if book.requests.now.index != minute:
+                continue  # the minute ended while we asked
+            book.requests.now.learn(requests, fields.get("requests", 0.0))
+            book.tokens.now.learn(tokens, fields.get("tokens", 0.0))
+            book.in_flight_told = in_flight
+            others = (count for field, count in fields.items() if field.startswith("in_flight:") and field != mine)
+            book.others_in_flight = max(0.0, sum(others))
+
+    async def _share_day(self, ledger: Ledger, books: dict[str, _Book], day: int) -> None:
+        before = {key: book.spent.ours for key, book in books.items()}
+        deltas = {key: {"usd": ours - books[key].spent.told} for key, ours in before.items()}
+        totals = await ledger(deltas, f"d{day}", 2 * DAY)
+        for key, ours in before.items():
+            if books[key].spent.index == day:
+                books[key].spent.learn(ours, totals.get(key, {}).get("usd", 0.0))
 
     def _idle(self, book: _Book) -> bool:
         return not (book.requests.now.total or book.requests.before.total or book.spent.total)
-
-    def _learn(self, book: _Book, window: str, fields: Mapping[str, float]) -> None:
-        if window == f"d{book.spent.index}":
-            book.spent.others = max(0.0, fields.get("usd", 0.0) - book.spent.told)
-        elif window == f"m{book.requests.now.index}":
-            book.requests.now.others = max(0.0, fields.get("requests", 0.0) - book.requests.now.told)
-            book.tokens.now.others = max(0.0, fields.get("tokens", 0.0) - book.tokens.now.told)
-            mine = f"in_flight:{self._worker}"
-            book.others_in_flight = sum(
-                value for field, value in fields.items() if field.startswith("in_flight:") and field != mine
-            )
 
 
 def exchange_cost(exchange: Exchange, prices: Prices) -> float | None:

@@ -210,7 +210,7 @@ class GatewayMetrics:
             counters=counters,
             gauges={
                 **self._pointers,
-                "metaspo_snapshot_age_seconds": [((), age)],
+                "metaspo_snapshot_age_seconds": [((), min(age, 1e9))],
                 "metaspo_registry_up": [((), float(up))],
             },
             histograms={name: list(series.items()) for name, series in self._histograms.items()},

@@ -1,0 +1,113 @@
+"""Searches: ask for one, see what became of it, follow it while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
+
+from gateway.api.answers import RunAsked, answer, encode, full
+from gateway.api.asks import Optimize
+from gateway.api.control import Control_, DomainName, Id, Operator, Registry_, RequestId, Viewer, scoped
+from gateway.api.openapi import gives
+from registry import Budget, Registry, Run, Trigger
+
+router = APIRouter(tags=["runs"])
+
+POLL = 0.5
+"""Seconds between two looks at a running search's events."""
+COMMENT_EVERY = 15.0
+"""Seconds of silence after which a comment keeps the connection open."""
+ENDED = frozenset({"done", "failed", "cancelled"})
+
+
+@router.post("/api/domains/{d}/optimize", status_code=202, responses=gives(RunAsked, 202, refusals=True))
+async def optimize(
+    d: DomainName, ask: Optimize, registry: Registry_, who: Operator, control: Control_, request_id: RequestId
+) -> Response:
+    """Ask for a re-optimization now. 409 with the run's id while one is queued or running."""
+    domain = await registry.get_domain(d)
+    budget = domain.budget
+    if ask.budget is not None:
+        budget = Budget(
+            calls=budget.calls if ask.budget.calls is None else ask.budget.calls,
+            usd=budget.usd if ask.budget.usd is None else ask.budget.usd,
+        )
+    run = await registry.create_run(
+        d, ask.method, asked_by=who.name, why=ask.why, budget=budget, request_id=scoped(request_id, "optimize")
+    )
+    trigger = Trigger(
+        id=f"optimize-{run.id}",
+        job="optimize",
+        domain=d,
+        at=control.clock(),
+        by=who.name,
+        why=ask.why,
+        args={"run": run.id, "method": ask.method, "budget": msgspec.to_builtins(budget)},
+    )
+    await registry.put_trigger(trigger)
+    return answer(RunAsked(run.id), 202)
+
+
+@router.get("/api/runs", responses=gives(list[Run]))
+async def list_runs(
+    registry: Registry_,
+    _who: Viewer,
+    domain: Annotated[str, Query(max_length=63, description="of this domain only")] = "",
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Response:
+    """Searches, the newest first."""
+    if domain:
+        await registry.get_domain(domain)
+    runs = await registry.list_runs(domain or None)
+    return answer(sorted(runs, key=lambda run: -run.queued_at)[:limit])
+
+
+@router.get("/api/runs/{id}", responses=gives(Run, missing=True))
+async def get_run(id: Id, registry: Registry_, _who: Viewer) -> Response:
+    """One search: its state, cost, gate result and outcome."""
+    return answer(await registry.get_run(id))
+
+
+@router.get("/api/runs/{id}/events", responses=gives(str, missing=True))
+async def run_events(
+    id: Id,
+    registry: Registry_,
+    control: Control_,
+    _who: Viewer,
+    last_event_id: Annotated[str, Header(max_length=64, pattern=r"^[0-9-]*$")] = "",
+) -> StreamingResponse:
+    """What happens in a search, as server-sent events, from the beginning or after ``last-event-id``.
+
+    Each event's data is JSON; the stream ends with ``event: end`` and the run when the search has ended.
+    """
+    await registry.get_run(id)
+    return StreamingResponse(
+        _follow(registry, id, last_event_id or "0", control.clock),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
+async def _follow(registry: Registry, run_id: str, after: str, clock: Callable[[], float]) -> AsyncIterator[bytes]:
+    spoke = clock()
+    while True:
+        run = await registry.get_run(run_id)  # before the events: none that it already knows of is missed
+        events = await registry.run_events(run_id, after)
+        for event_id, event in events:
+            after = event_id
+            yield b"id: " + event_id.encode() + b"\ndata: " + encode(event) + b"\n\n"
+        if run.state in ENDED and not events:
+            yield b"event: end\ndata: " + encode(full(run)) + b"\n\n"
+            return
+        if events:
+            spoke = clock()
+        elif clock() - spoke >= COMMENT_EVERY:
+            spoke = clock()
+            yield b": waiting\n\n"
+        if not events:
+            await asyncio.sleep(POLL)
