@@ -84,7 +84,7 @@ class Batched:
         for attempt in range(_TRIES):
             batch = self._known.pop(name, None)
             if batch is None:
-                future = asyncio.get_running_loop().create_future()
+                future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
                 self._waiting[name] = (request, future)
                 if self._sender is None or self._sender.done():
                     self._sender = asyncio.create_task(self._send_soon())

@@ -1,0 +1,183 @@
+"""What a search will cost, before anything is spent.
+
+The loops as published follow closed formulas, so their calls are exact, counted as requested evaluations: with T
+tasks, n training and n_test test examples each, N iterations, m new and k kept user prompts, C system prompts and k'
+= min(k, 1 + m)
+
+- MetaSPO: base T n (1 + N (m + C k')) + T k' n_test, optimizer 2 N (T m + C)
+- outer loop alone (N doubled, one user prompt): base T n (1 + 2 N C) + T n_test, optimizer 4 N C
+
+Every other method is bounded by its budget; there the estimate is a range. Confirmation on the holdout comes on top
+of the published loop and is listed apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optimizer.baselines import NAMES, PROMPTS
+from optimizer.models import price_of
+from optimizer.plan import plan_for
+from optimizer.records import Example, ModelRole, Record, SearchSpec, SearchTask
+
+_CHARACTERS_PER_TOKEN = 4.0
+_SHORT_ANSWER = 16
+_PROMPT_GROWTH = 400
+"""Tokens that a rewritten system prompt may add, at the high end."""
+_OPTIMIZER_IN = (600, 3000)
+_OPTIMIZER_OUT = (150, 900)
+_JUDGE_EXTRA = 500
+"""Tokens of the checklist and the form around one judged answer."""
+
+
+class Range(Record, frozen=True, kw_only=True):
+    """From ``low`` to ``high``."""
+
+    low: float
+    high: float
+
+
+class Estimate(Record, frozen=True, kw_only=True):
+    """Calls, tokens and money of one search. ``exact`` says that the calls follow from a formula.
+
+    ``base_calls``, ``optimizer_calls`` and ``judge_calls`` are the most that the search makes; ``calls`` is their sum
+    as a range. ``confirmation_calls`` are the base calls on holdout and unseen tasks after a published loop (else
+    included).
+    """
+
+    method: str
+    exact: bool
+    base_calls: int
+    optimizer_calls: int
+    judge_calls: int
+    confirmation_calls: int
+    calls: Range
+    tokens_in: Range
+    tokens_out: Range
+    usd: Range
+    notes: tuple[str, ...] = ()
+
+
+def estimate(spec: SearchSpec) -> Estimate:
+    """The estimate for ``spec``. Calls nobody."""
+    notes: list[str] = []
+    confirmation = 0
+    low_base: float
+    if spec.method in NAMES:
+        plan = plan_for(spec)
+        per_arm = plan.holdout_per_task * len(spec.sources) + plan.unseen_per_task * len(spec.unseen)
+        base = per_arm * (2 + len(PROMPTS) + 1)
+        optimizer = int(spec.models.optimizer is not None)
+        low_base, exact = float(2 * per_arm), False
+    elif (published := _published(spec)) is not None:
+        base, optimizer = published
+        plan = plan_for(spec)
+        confirmation = 2 * (plan.holdout_per_task * len(spec.sources) + plan.unseen_per_task * len(spec.unseen))
+        low_base, exact = float(base), True
+        notes.append("Calls are requested evaluations; cache hits and rejected candidates make them cheaper.")
+    else:
+        plan = plan_for(spec)
+        share = 0.04 if spec.models.optimizer is not None else 0.0
+        optimizer = round(plan.search_calls * share)
+        base = plan.calls - optimizer
+        first = plan.reflect_per_task * len(spec.sources) + sum(r.cells * r.keep for r in plan.first_rungs)
+        low_base, exact = float(min(base, first)), False
+        notes.append("The low end is a run that stops after its headroom check; the high end is the budget.")
+    judged = _judged_share(spec.sources)
+    judge = round(base * judged) if exact else round(base * judged / (1 + judged))
+    base = base if exact else base - judge
+    tokens_in, tokens_out, usd = _money(spec, (low_base, base + confirmation), optimizer, judge)
+    unknown = [f"{role} ({model})" for role, model in _unpriced(spec)]
+    if unknown:
+        notes.append(
+            f"No price is known for {', '.join(unknown)}: give price_in and price_out, USD per million tokens."
+        )
+    return Estimate(
+        method=spec.method + (" (faithful)" if spec.faithful else ""),
+        exact=exact,
+        base_calls=base,
+        optimizer_calls=optimizer,
+        judge_calls=judge,
+        confirmation_calls=confirmation,
+        calls=Range(low=round(low_base), high=base + optimizer + judge + confirmation),
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        usd=usd,
+        notes=tuple(notes),
+    )
+
+
+def _published(spec: SearchSpec) -> tuple[int, int] | None:
+    """(base, optimizer) calls of a loop whose cost is a closed formula; None for any other method."""
+    sizes = spec.sizes
+    tasks = spec.sources
+    train = sum(min(sizes.train_size, len(task.train)) for task in tasks)
+    test = sum(min(sizes.test_size, len(task.holdout)) for task in tasks)
+    kept = min(sizes.user_keep, 1 + sizes.user_candidates)
+    rounds, width, systems = sizes.iterations, sizes.user_candidates, sizes.system_candidates
+    if spec.method == "metaspo" and spec.faithful:
+        return train * (1 + rounds * (width + systems * kept)) + test * kept, 2 * rounds * (
+            len(tasks) * width + systems
+        )
+    if spec.method == "outer_loop":
+        return train * (1 + 2 * rounds * systems) + test, 4 * rounds * systems
+    return None
+
+
+def _judged_share(tasks: Sequence[SearchTask]) -> float:
+    """The share of base calls whose answer a judge model scores."""
+    return sum(task.judge.kind == "rubric" for task in tasks) / max(1, len(tasks))
+
+
+def _money(spec: SearchSpec, base: tuple[float, float], optimizer: int, judge: int) -> tuple[Range, Range, Range]:
+    """Tokens in, tokens out and USD from mean lengths of the questions: short answers at the low end, the most that the
+    model may say at the high end."""
+    question = _mean_question(spec)
+    system = len(spec.seed_prompt) / _CHARACTERS_PER_TOKEN
+    longest = spec.models.base.max_tokens or 512
+    low_in, high_in = base[0] * (question + system), base[1] * (question + system + _PROMPT_GROWTH)
+    low_out, high_out = base[0] * min(_SHORT_ANSWER, longest), base[1] * longest
+    price = price_of(spec.models.base)
+    low_usd, high_usd = price.of(low_in, low_out), price.of(high_in, high_out)
+    if spec.models.optimizer is not None:
+        price = price_of(spec.models.optimizer)
+        tokens = [(optimizer * into, optimizer * out) for into, out in zip(_OPTIMIZER_IN, _OPTIMIZER_OUT, strict=True)]
+        low_usd, high_usd = low_usd + price.of(*tokens[0]), high_usd + price.of(*tokens[1])
+        low_in, high_in, low_out, high_out = (
+            low_in + tokens[0][0], high_in + tokens[1][0], low_out + tokens[0][1], high_out + tokens[1][1]
+        )  # fmt: skip
+    if judge and spec.models.judge is not None:
+        into = judge * (question + _JUDGE_EXTRA)
+        price = price_of(spec.models.judge)
+        low_usd, high_usd = (
+            low_usd + price.of(into, judge * 100),
+            high_usd + price.of(into + judge * longest, judge * 500),
+        )
+        low_in, high_in, low_out, high_out = (
+            low_in + into, high_in + into + judge * longest, low_out + judge * 100, high_out + judge * 500
+        )  # fmt: skip
+    limit = spec.budget.usd
+    if limit is not None:
+        low_usd, high_usd = min(low_usd, limit), min(high_usd, limit)
+    return (
+        Range(low=round(low_in), high=round(high_in)),
+        Range(low=round(low_out), high=round(high_out)),
+        Range(low=round(low_usd, 4), high=round(high_usd, 4)),
+    )
+
+
+def _mean_question(spec: SearchSpec) -> float:
+    """Tokens of a mean user message."""
+    lengths = [len(task.user_prompt) + len(example.question) for task in spec.sources for example in _some(task)]
+    return sum(lengths) / max(1, len(lengths)) / _CHARACTERS_PER_TOKEN
+
+
+def _some(task: SearchTask) -> Sequence[Example]:
+    return (*task.select, *task.reflect)[:200]
+
+
+def _unpriced(spec: SearchSpec) -> list[tuple[str, str]]:
+    """Roles whose model has no known price."""
+    roles: tuple[ModelRole, ...] = ("base", "optimizer", "judge")
+    models = [(role, model) for role in roles if (model := spec.models.role(role)) is not None]
+    return [(role, model.model) for role, model in models if not price_of(model).known]

@@ -1,0 +1,183 @@
+"""A search's result as JSON values and as the page that a person reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from optimizer.estimate import Estimate
+from optimizer.records import Interval, Ledger, Scores, SearchResult, SplitScores
+
+
+def result_to_dict(result: SearchResult) -> dict[str, Any]:
+    """The result as plain JSON values: what ``metaspo search --json`` ends with. Numbers that are not finite become
+    null."""
+    plain: dict[str, Any] = {
+        "method": result.method,
+        "prompt": result.winner,
+        "incumbent": {"prompt": result.incumbent, **_scores(result.incumbent_scores)},
+        "winner": {"prompt": result.winner, **_scores(result.winner_scores)},
+        "baselines": {name: _scores(scores) for name, scores in result.baselines.items()},
+        "constant_baseline": result.constant_baseline,
+        "gate": result.gate.to_dict() if result.gate is not None else None,
+        "calls": {role: row.paid for role, row in result.ledger.roles.items()},
+        "usd": {role: row.usd for role, row in result.ledger.roles.items()},
+        "ledger": msgspec.to_builtins(result.ledger),
+        "user_prompts": {name: list(prompts) for name, prompts in result.user_prompts.items()},
+        "proposer": result.proposer,
+        "generations": msgspec.to_builtins(result.generations),
+        "per_item": msgspec.to_builtins(result.per_item),
+        "datasets": result.datasets,
+        "wall_seconds": result.wall_seconds,
+        "reason": result.reason,
+        "notes": list(result.notes),
+    }
+    cleaned: dict[str, Any] = _finite(plain)
+    return cleaned
+
+
+def result_page(result: SearchResult) -> str:
+    """The result as text: what was found, how it scores beside the baselines, what the gate says, what it cost."""
+    return "\n".join(_result_lines(result))
+
+
+def estimate_page(estimate: Estimate) -> str:
+    """An estimate as text."""
+    lines = [
+        f"{estimate.method}: {'exactly' if estimate.exact else 'at most'} {estimate.base_calls:,} base, "
+        f"{estimate.optimizer_calls:,} optimizer and {estimate.judge_calls:,} judge calls",
+    ]
+    if estimate.confirmation_calls:
+        lines.append(f"confirmation on holdout and unseen tasks: {estimate.confirmation_calls:,} base calls more")
+    lines += [
+        f"all calls: {estimate.calls.low:,.0f} to {estimate.calls.high:,.0f}",
+        f"tokens in: {estimate.tokens_in.low:,.0f} to {estimate.tokens_in.high:,.0f}, "
+        f"out: {estimate.tokens_out.low:,.0f} to {estimate.tokens_out.high:,.0f}",
+        f"price: {estimate.usd.low:,.2f} to {estimate.usd.high:,.2f} USD",
+        *estimate.notes,
+    ]
+    return "\n".join(lines)
+
+
+def _result_lines(result: SearchResult) -> Iterator[str]:
+    yield f"Method {result.method}: {result.reason}"
+    yield ""
+    yield (
+        "The winner is the incumbent." if result.winner == result.incumbent else f"Winner:\n{_indented(result.winner)}"
+    )
+    yield ""
+    rows = [("incumbent", result.incumbent_scores), ("winner", result.winner_scores), *result.baselines.items()]
+    table = [("", "holdout", "unseen")]
+    table += [(name, _mean(scores.holdout), _mean(scores.unseen)) for name, scores in rows]
+    if result.constant_baseline:
+        source = [
+            result.constant_baseline[name]
+            for name in result.incumbent_scores.holdout.tasks
+            if name in result.constant_baseline
+        ]
+        other = [
+            result.constant_baseline[name]
+            for name in result.incumbent_scores.unseen.tasks
+            if name in result.constant_baseline
+        ]
+        table.append(("constant answer", _plain_mean(source), _plain_mean(other)))
+    yield from _columns(table)
+    yield ""
+    tasks = [("task", "incumbent", "winner", "constant", "malformed", "unscored")]
+    for before, after in (
+        (result.incumbent_scores.holdout, result.winner_scores.holdout),
+        (result.incumbent_scores.unseen, result.winner_scores.unseen),
+    ):
+        for name, score in before.tasks.items():
+            then = after.tasks.get(name, score)
+            constant = result.constant_baseline.get(name)
+            tasks.append(
+                (
+                    name,
+                    _interval(score.interval),
+                    _interval(then.interval),
+                    "" if constant is None else f"{constant:.3f}",
+                    f"{then.malformed:.1%}",
+                    f"{then.unscored:.1%}",
+                )
+            )
+    if len(tasks) > 1:
+        yield from _columns(tasks)
+        yield ""
+    if result.gate is not None:
+        yield f"Gate: {result.gate.outcome}. {result.gate.reason}"
+    else:
+        yield "Gate: nothing to decide, no challenger was found."
+    yield from _spent(result.ledger)
+    yield f"Wall time: {result.wall_seconds:.1f} s"
+    yield from result.notes
+
+
+def _spent(ledger: Ledger) -> Iterator[str]:
+    table = [("role", "requested", "paid", "from cache", "replayed", "tokens in", "tokens out", "USD")]
+    table += [
+        (
+            role,
+            f"{row.requested:,}",
+            f"{row.paid:,}",
+            f"{row.cache_hits:,}",
+            f"{row.replayed:,}",
+            f"{row.tokens_in:,}",
+            f"{row.tokens_out:,}",
+            f"{row.usd:.4f}",
+        )
+        for role, row in ledger.roles.items()
+    ]
+    yield from _columns(table)
+    if ledger.rejects:
+        yield "Refused before any base call: " + ", ".join(f"{count} {why}" for why, count in ledger.rejects.items())
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    return {"holdout": _split(scores.holdout), "unseen": _split(scores.unseen)}
+
+
+def _split(split: SplitScores) -> dict[str, Any]:
+    """The mean's interval beside the tasks'."""
+    mean = msgspec.to_builtins(split.mean) if split.mean else {"score": None, "low": None, "high": None, "n": 0}
+    return {**mean, "tasks": {name: _flat(msgspec.to_builtins(score)) for name, score in split.tasks.items()}}
+
+
+def _flat(score: dict[str, Any]) -> dict[str, Any]:
+    interval = score.pop("interval")
+    return {**interval, **score}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _mean(split: SplitScores) -> str:
+    return _interval(split.mean) if split.mean is not None else "-"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.score:.3f} ({interval.low:.3f} to {interval.high:.3f}, n={interval.n})" if interval.n else "-"
+
+
+def _plain_mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f}" if values else "-"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()) or "  (the empty prompt)"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
