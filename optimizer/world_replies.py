@@ -42,7 +42,7 @@ def optimizer_reply(world: World, request: Request) -> str:
         found = analyse(world, text, draw)
         return json.dumps({"findings": [{"type": "reasoning", "text": line} for line in found]})
     if "hypotheses" in wanted:
-        return json.dumps({"hypotheses": _hypotheses(text, draw)})
+        return json.dumps({"hypotheses": _hypotheses(world, text, draw)})
     if "system_prompt" in wanted:
         return json.dumps(
             {"system_prompt": _written(world, _block(text, "current_system_prompt"), _change(text), draw)}
@@ -114,9 +114,9 @@ def analyse(world: World, text: str, draw: tuple[object, ...]) -> list[str]:
     return lines or ["The prompt gives no direction for hard cases."]
 
 
-def _hypotheses(text: str, draw: tuple[object, ...]) -> list[dict[str, str]]:
+def _hypotheses(world: World, text: str, draw: tuple[object, ...]) -> list[dict[str, str]]:
     """One hypothesis per pair of findings, those that several tasks share first."""
-    told = Counter(_change(text))
+    told = Counter(FEATURES if world.settings.random else _change(text))
     ranked = sorted(told, key=lambda line: (-told[line], uniform(*draw, line)))
     wanted = re.search(r"Name (\d+) different", text)
     count = int(wanted.group(1)) if wanted else 3
@@ -132,6 +132,9 @@ def _hypotheses(text: str, draw: tuple[object, ...]) -> list[dict[str, str]]:
 
 def _written(world: World, prompt: str, change: list[str], draw: tuple[object, ...]) -> str:
     """The prompt with the change added; each sentence beyond the first is lost with probability ``drop``."""
+    if world.settings.random:
+        size = 3 + int(10 * uniform(*draw, "size"))
+        return " ".join([SEED_PROMPT, *sorted(FEATURES, key=lambda f: uniform(*draw, f))[:size]])
     old = list(sentences(prompt)) or [SEED_PROMPT]
     kept = [old[0], *(line for k, line in enumerate(old[1:]) if uniform(*draw, "drop", k) >= world.settings.drop)]
     return " ".join(dict.fromkeys([*kept, *change]))

@@ -127,6 +127,7 @@ class WorldSettings:
     poison: float = 0.0
     length_bias: float = 0.0
     drift: float = 0.0
+    random: bool = False
 
 
 Kind = Literal["reflect", "select", "holdout"]
