@@ -15,7 +15,7 @@ from gateway.body import Body
 from gateway.dialects import Speech
 from gateway.exchange import Exchange
 from gateway.prompt import Merge, Prompt
-from registry.records import GLOBAL, Arm, Domain, DomainView, MatchRule, Snapshot
+from registry import GLOBAL, Arm, Domain, DomainView, MatchRule, Snapshot
 
 UNIT_BYTES = 4096
 """Bytes of a first user message that tell conversations apart."""

@@ -216,7 +216,10 @@ def _opened(data: bytes, name: bytes, limit: int) -> Iterator[bytes]:
     decoder = decoder_for(name)
     if decoder is None:
         raise RequestRefused(
-            Refusal(415, f"The content-encoding '{name.decode('latin-1')[:40]}' is not supported: use gzip, deflate, br or zstd.")
+            Refusal(
+                415,
+                f"The content-encoding '{name.decode('latin-1')[:40]}' is not supported: use gzip, deflate, br or zstd.",
+            )
         )
     size = 0
     for start in range(0, len(data), 16_384):
@@ -231,7 +234,9 @@ def _opened(data: bytes, name: bytes, limit: int) -> Iterator[bytes]:
 
 def too_large(limit: int) -> RequestRefused:
     """413 in the words that callers see."""
-    return RequestRefused(Refusal(413, f"The body of the request is larger than {limit} bytes.", code="request_too_large"))
+    return RequestRefused(
+        Refusal(413, f"The body of the request is larger than {limit} bytes.", code="request_too_large")
+    )
 
 
 class Decoder:

@@ -70,7 +70,9 @@ class UpstreamTimeout(UpstreamFailed):
     code = "upstream_timeout"
 
     def __init__(self, phase: TimeoutPhase, seconds: float, *, started: bool = False) -> None:
-        super().__init__(f"The upstream did not answer in time ({phase.replace('_', ' ')}: {seconds:g} s).", started=started)
+        super().__init__(
+            f"The upstream did not answer in time ({phase.replace('_', ' ')}: {seconds:g} s).", started=started
+        )
         self.phase = phase
 
 
@@ -124,7 +126,9 @@ _encode = msgspec.json.Encoder().encode
 def error_body(dialect: Dialect, refusal: Refusal) -> bytes:
     """The refusal as JSON in the dialect's own shape (OpenAI: all four keys; Anthropic: type by status)."""
     if dialect == "messages":
-        kind = _ANTHROPIC_TYPES.get(refusal.status) or ("api_error" if refusal.status >= 500 else "invalid_request_error")
+        kind = _ANTHROPIC_TYPES.get(refusal.status) or (
+            "api_error" if refusal.status >= 500 else "invalid_request_error"
+        )
         return _encode(_AnthropicBody("error", _AnthropicError(kind, refusal.message)))
     return _encode(_OpenAIBody(_OpenAIError(refusal.message, refusal.type, refusal.param, refusal.code)))
 

@@ -201,9 +201,7 @@ class ExchangeIds(Protocol):
 class TranslateLane(Protocol):
     """Carries a request to an upstream that speaks another dialect."""
 
-    async def send(
-        self, exchange: Exchange, body: bytes, target: Target
-    ) -> tuple[int, Headers, AsyncIterator[bytes]]:
+    async def send(self, exchange: Exchange, body: bytes, target: Target) -> tuple[int, Headers, AsyncIterator[bytes]]:
         """Send ``body`` (the caller's dialect, prompt already injected) to ``target``.
 
         Returns status, reply headers (content-type at least) and the body's chunks, already in the caller's dialect.

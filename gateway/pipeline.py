@@ -67,8 +67,12 @@ BAD_KEY = Refusal(
     headers=((b"www-authenticate", b"Bearer"),),
 )
 NOT_JSON = Refusal(415, "The body of the request must be JSON: send it with `content-type: application/json`.")
-NO_TRANSLATION = Refusal(501, "This model's upstream speaks another dialect, and no translate lane is set up.", "server_error")
-INTERNAL = Refusal(500, "The gateway failed to carry this request. It has been logged.", "server_error", code="internal_error")
+NO_TRANSLATION = Refusal(
+    501, "This model's upstream speaks another dialect, and no translate lane is set up.", "server_error"
+)
+INTERNAL = Refusal(
+    500, "The gateway failed to carry this request. It has been logged.", "server_error", code="internal_error"
+)
 
 
 class Neighbours:
@@ -139,7 +143,6 @@ class Pipeline:
                 raise RequestRefused(refusal)
             admitted = True
             choice = self._assign(exchange, caller, plan)
-            exchange.token = neighbours.ids.issue(exchange)
             await self._answer(exchange, caller, speech, body, choice, plan)
         except RequestRefused as error:
             exchange.ending = "refused"
@@ -224,6 +227,7 @@ class Pipeline:
                 exchange.arm = choice.arm
                 exchange.version = choice.prompt.number
                 exchange.served_domain = plan.served_domain
+        exchange.token = self.neighbours.ids.issue(exchange)
         ours = self._our_headers(exchange)
         on_quiet = None
         if exchange.stream:

@@ -21,7 +21,7 @@ from gateway.exchange import Refusal
 from gateway.settings import CLIENT_KEEP_ALIVE, MAX_HEAD, REQUEST_TIMEOUT
 
 if TYPE_CHECKING:
-    from gateway.server import App
+    from gateway.worker import Worker
 
 SWEEP = 1.0
 """Seconds between two looks for idle and slow connections."""
@@ -230,9 +230,9 @@ class Call:
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with the short way. ``gateway`` is the application of this worker."""
+    """uvicorn's protocol with the short way. ``worker`` is this process's."""
 
-    gateway: ClassVar[App]
+    worker: ClassVar[Worker]
     _date: ClassVar[tuple[Any, bytes]] = (None, b"")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
@@ -294,7 +294,13 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         http11 = parser.get_http_version() == "1.1"
         call = Call(
-            self, speech, path, query, dict(self.headers), http11=http11, keep_alive=http11 and parser.should_keep_alive()
+            self,
+            speech,
+            path,
+            query,
+            dict(self.headers),
+            http11=http11,
+            keep_alive=http11 and parser.should_keep_alive(),
         )
         before: Any = self.cycle
         self.cycle = call  # type: ignore[assignment]
@@ -306,7 +312,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _start_call(self, call: Call) -> None:
         self.running = call
-        task = call.task = self.loop.create_task(self.gateway.open().carry(call, call.speech))
+        task = call.task = self.loop.create_task(self.worker.pipeline.carry(call, call.speech))
         self.tasks.add(task)
         task.add_done_callback(self._call_done)
 

@@ -137,7 +137,13 @@ class Router:
                 full = True
         if not tried and full:
             raise RequestRefused(
-                Refusal(503, "Every upstream for this model is at its limit.", "server_error", code="overloaded", retry_after=1.0)
+                Refusal(
+                    503,
+                    "Every upstream for this model is at its limit.",
+                    "server_error",
+                    code="overloaded",
+                    retry_after=1.0,
+                )
             )
 
     def _best(self, places: list[Place], now: float) -> Place | None:
@@ -179,7 +185,12 @@ class Router:
         upstreams = self.house.upstreams
         if not upstreams:
             raise RequestRefused(
-                Refusal(503, "No upstream is configured: add one under `upstreams` in the config file.", "server_error", code="no_upstream")
+                Refusal(
+                    503,
+                    "No upstream is configured: add one under `upstreams` in the config file.",
+                    "server_error",
+                    code="no_upstream",
+                )
             )
         chosen = next((upstream for upstream in upstreams if upstream.wire == wire), upstreams[0])
         return Route("*", (Place(chosen, None),), ())
@@ -188,4 +199,9 @@ class Router:
 def unknown_model(model: str) -> Refusal:
     """404 as OpenAI words it."""
     shown = model if len(model) <= 100 else model[:100] + "..."
-    return Refusal(404, f"The model '{shown}' does not exist or you do not have access to it.", param="model", code="model_not_found")
+    return Refusal(
+        404,
+        f"The model '{shown}' does not exist or you do not have access to it.",
+        param="model",
+        code="model_not_found",
+    )

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.exchange import Target, Wire
 from gateway.upstream import Timeouts
-from registry.settings import ModelRoute, Settings, UpstreamSettings
+from registry import ModelRoute, Settings, UpstreamSettings
 
 CLIENT_KEEP_ALIVE = 75
 """Seconds an idle caller's connection is kept: longer than the 60 s of the usual load balancers, so that they close first."""
@@ -122,6 +122,7 @@ def _upstream(settings: UpstreamSettings) -> Upstream:
 def _route(name: str, entries: list[ModelRoute], upstreams: dict[str, Upstream]) -> Route:
     fallbacks = dict.fromkeys(fallback for entry in entries for fallback in entry.fallbacks if fallback != name)
     places = tuple(
-        Place(upstreams[entry.upstream], entry.model, entry.weight, entry.price_in, entry.price_out) for entry in entries
+        Place(upstreams[entry.upstream], entry.model, entry.weight, entry.price_in, entry.price_out)
+        for entry in entries
     )
     return Route(name, places, tuple(fallbacks))

@@ -53,7 +53,9 @@ def _usage(found: _Usage) -> Usage:
     out = found.completion_tokens_details or found.output_tokens_details or _Details()
     return Usage(
         # Anthropic counts what it read from or wrote to its cache apart from the input
-        prompt_tokens=(found.prompt_tokens or found.input_tokens or 0) + cache_read + (found.cache_creation_input_tokens or 0),
+        prompt_tokens=(found.prompt_tokens or found.input_tokens or 0)
+        + cache_read
+        + (found.cache_creation_input_tokens or 0),
         answer_tokens=found.completion_tokens or found.output_tokens or 0,
         cached_tokens=into.cached_tokens or cache_read,
         reasoning_tokens=out.reasoning_tokens or 0,

@@ -8,12 +8,12 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from gateway.body import Decoder, decoder_for
 from gateway.dialects import Speech
 from gateway.errors import UpstreamBroken
-from gateway.exchange import Headers, Target
+from gateway.exchange import Headers, Wire
 from gateway.settings import Upstream
 from gateway.upstream import Connection, Pool, Watch
 
@@ -89,7 +89,7 @@ class WireLane:
         """Send ``body``; returns once the reply's head is there. Raises UpstreamFailed."""
         line = self._lines.get((upstream.name, speech.path))
         if line is None:
-            line = self._lines[upstream.name, speech.path] = self._line(upstream, speech)
+            line = self._lines[upstream.name, speech.path] = self._line_to(upstream, speech.wire, speech.path, "POST")
         fields = [line.head]
         for name in FORWARDED:
             value = caller_headers.get(name)
@@ -106,7 +106,12 @@ class WireLane:
                 return _opened(connection, value)
         return connection
 
-    def _line(self, upstream: Upstream, speech: Speech) -> _Line:
+    async def get(self, upstream: Upstream, path: str) -> Reply:
+        """Ask an upstream for something below its base URL. Raises UpstreamFailed."""
+        line = self._line_to(upstream, upstream.wire, path, "GET")
+        return await line.pool.request(line.head + b"\r\n\r\n", upstream.timeouts)
+
+    def _line_to(self, upstream: Upstream, wire: Wire, path_below: str, method: str) -> _Line:
         parts = urlsplit(upstream.base_url)
         tls = parts.scheme == "https"
         host = parts.hostname or ""
@@ -115,18 +120,20 @@ class WireLane:
         if pool is None:
             pool = self.pools[parts.scheme, host, port] = Pool(self.watch, host, port, tls_context() if tls else None)
         path = parts.path.rstrip("/")
-        if speech.wire == "anthropic" and not path.endswith("/v1"):
+        if wire == "anthropic" and not path.endswith("/v1"):
             path += "/v1"
-        path += speech.path
-        fields = {"host": parts.netloc.rpartition("@")[2], "content-type": "application/json", "accept-encoding": "identity"}
-        if upstream.api_key and speech.wire == "anthropic":
+        path += quote(path_below, safe="/:@!$&'()*+,;=-._~%")
+        fields = {"host": parts.netloc.rpartition("@")[2], "accept-encoding": "identity"}
+        if method == "POST":
+            fields["content-type"] = "application/json"
+        if upstream.api_key and wire == "anthropic":
             fields["x-api-key"] = upstream.api_key
         elif upstream.api_key:
             fields["authorization"] = f"Bearer {upstream.api_key}"
-        if speech.wire == "anthropic":
+        if wire == "anthropic":
             fields.setdefault("anthropic-version", "2023-06-01")
         fields |= {name.lower(): value for name, value in upstream.headers}
-        head = f"POST {path or '/'} HTTP/1.1" + "".join(f"\r\n{name}: {value}" for name, value in fields.items())
+        head = f"{method} {path or '/'} HTTP/1.1" + "".join(f"\r\n{name}: {value}" for name, value in fields.items())
         return _Line(pool, head.encode("latin-1"), parts.query.encode())
 
 

@@ -26,7 +26,9 @@ class Chat(Speech):
     def read(self, body: Body) -> None:
         super().read(body)
         if "messages" not in body:
-            raise BadRequest("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
+            raise BadRequest(
+                "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
+            )
         if body.peek("messages") != 0x5B:
             raise BadRequest("Invalid type for 'messages': expected an array.", param="messages", code="invalid_type")
 
@@ -47,7 +49,9 @@ class Chat(Speech):
     def system_text(self, body: Body) -> str:
         if turns.leads_with_other(body, "messages"):
             return ""
-        return "\n\n".join(turns.plain_text(turns.content_of(turn)) for turn in turns.leading_run(body.array("messages")))
+        return "\n\n".join(
+            turns.plain_text(turns.content_of(turn)) for turn in turns.leading_run(body.array("messages"))
+        )
 
     def first_user_text(self, body: Body) -> bytes:
         return turns.first_user_text(body, "messages")

@@ -25,9 +25,13 @@ class Responses(Speech):
     def read(self, body: Body) -> None:
         super().read(body)
         if body.peek("input") not in (0, 0x22, 0x5B, 0x6E):
-            raise BadRequest("Invalid type for 'input': expected a string or an array.", param="input", code="invalid_type")
+            raise BadRequest(
+                "Invalid type for 'input': expected a string or an array.", param="input", code="invalid_type"
+            )
         if body.peek("instructions") not in (0, 0x22, 0x6E):
-            raise BadRequest("Invalid type for 'instructions': expected a string.", param="instructions", code="invalid_type")
+            raise BadRequest(
+                "Invalid type for 'instructions': expected a string.", param="instructions", code="invalid_type"
+            )
 
     def inject(self, body: Body, prompt: Prompt, *, only_fill: bool) -> list[Edit] | None:
         if body.peek("instructions") == 0x22:

@@ -86,7 +86,9 @@ def merge_into_run(body: Body, field: str, run: list[msgspec.Raw], prompt: Promp
     if all(content[:1] != b"[" for content in contents):
         merged = b'"%b"' % prompt.around_text(b"\\n\\n".join(c[1:-1] for c in contents if len(c) > 2))
     else:
-        arrays = [c[1:-1].strip() if c[:1] == b"[" else b'{"type":"%b","text":%b}' % (kind, c) for c in contents if len(c) > 2]
+        arrays = [
+            c[1:-1].strip() if c[:1] == b"[" else b'{"type":"%b","text":%b}' % (kind, c) for c in contents if len(c) > 2
+        ]
         merged = prompt.around_parts(b"[" + b",".join(filter(None, arrays)) + b"]", kind)
     if "content" in first:
         turn_bytes = splice(first.raw, [(*first.span("content"), merged)])

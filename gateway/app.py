@@ -1,0 +1,165 @@
+"""The application of one worker: hot routes ahead of FastAPI, small answers here, the control plane behind.
+
+FastAPI is imported beside the first requests, in a thread: it is not needed to be ready, and it is most of the start-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from gateway.caller import AsgiCaller, Receive, Scope, Send
+from gateway.dialects import speech_at
+from gateway.errors import error_body
+from gateway.exchange import Dialect, Refusal
+from gateway.models import Models
+from gateway.worker import Worker
+
+log = logging.getLogger("gateway")
+
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+API_PATHS = ("/api", "/console", "/docs", "/openapi.json", "/metrics", "/v1/feedback", "/feedback", "/static")
+"""Where the control plane begins."""
+
+_encode = msgspec.json.encode
+
+
+class App:
+    """The ASGI application of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.models = Models(worker)
+        self._api: Asgi | None = None
+        self._api_task: asyncio.Task[Asgi] | None = None
+
+    async def start(self) -> None:
+        """Serve; load the control plane beside."""
+        await self.worker.start()
+        self._api_task = asyncio.create_task(self._load_api(), name="control plane")
+
+    async def stop(self) -> None:
+        """End what runs beside the requests."""
+        if self._api_task is not None:
+            self._api_task.cancel()
+            await asyncio.gather(self._api_task, return_exceptions=True)
+        await self.worker.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._live(receive, send)
+        elif kind == "http":
+            await self._answer(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            log.exception("the gateway cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        method: str = scope["method"]
+        speech = speech_at(path)
+        if speech is not None:
+            if method == "POST":
+                caller = AsgiCaller(scope, receive, send)
+                await caller.run(self.worker.pipeline.carry(caller, speech))
+            else:
+                await refuse(send, not_allowed(method, "POST"), speech.name)
+        elif path in ("/healthz", "/readyz"):
+            await self._health(path, method, send)
+        elif self.models.is_at(path):
+            await self.models(scope, receive, send)
+        elif path.startswith(API_PATHS):
+            api = self._api or await self._loaded()
+            await api(scope, receive, send)
+        else:
+            shown = path if len(path) <= 200 else path[:200] + "..."
+            await refuse(
+                send,
+                Refusal(
+                    404, f"Unknown request URL: {method} {shown}. Please check the URL for typos.", code="unknown_url"
+                ),
+                "messages" if "/messages" in path else "chat",
+                head=method == "HEAD",
+            )
+
+    async def _health(self, path: str, method: str, send: Send) -> None:
+        if method not in ("GET", "HEAD"):
+            await refuse(send, not_allowed(method, "GET, HEAD"))
+            return
+        status: dict[str, Any] = {"status": "ok"}
+        code = 200
+        if path == "/readyz":
+            ready, reason = self.worker.ready()
+            status = {
+                "status": "ok" if ready else "starting" if reason != "draining" else reason,
+                "snapshot_age": self.worker.snapshot_age(),
+                "registry": "up" if self.worker.registry_up else "down",
+                "reason": reason,
+            }
+            code = 200 if ready else 503
+        await answer(send, code, _encode(status), head=method == "HEAD")
+
+    async def _loaded(self) -> Asgi:
+        if self._api_task is None:
+            self._api_task = asyncio.create_task(self._load_api(), name="control plane")
+        return await asyncio.shield(self._api_task)
+
+    async def _load_api(self) -> Asgi:
+        make = await asyncio.to_thread(_import_api)
+        self._api = make(self.worker)
+        settle_memory()
+        return self._api
+
+
+def _import_api() -> Callable[[Worker], Asgi]:
+    from gateway.control_plane import control_plane
+
+    return control_plane
+
+
+def settle_memory() -> None:
+    """Nothing that lives now will die: take it out of the collector's sight (full collections are the p99 of a busy worker)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+async def answer(
+    send: Send, status: int, body: bytes, *, head: bool = False, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """One JSON reply; without its body for HEAD."""
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": b"" if head else body})
+
+
+async def refuse(send: Send, refusal: Refusal, dialect: Dialect = "chat", *, head: bool = False) -> None:
+    """One error reply in the dialect's shape."""
+    await answer(send, refusal.status, error_body(dialect, refusal), head=head, headers=refusal.headers)
+
+
+def not_allowed(method: str, allowed: str) -> Refusal:
+    """405 with ``allow``."""
+    return Refusal(
+        405,
+        f"The method {method} is not allowed here: use {allowed}.",
+        code="method_not_allowed",
+        headers=((b"allow", allowed.encode()),),
+    )

@@ -1,0 +1,33 @@
+"""Mounts the control plane on a worker. The only file of the hot side that imports FastAPI, and it is imported late."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from gateway.api.assembly import create_api
+from gateway.api.control import Control, Readiness
+
+if TYPE_CHECKING:
+    from gateway.app import Asgi
+    from gateway.worker import Worker
+
+
+def control_plane(worker: Worker) -> Asgi:
+    """The FastAPI application over what this worker holds."""
+
+    def readiness() -> Readiness:
+        ready, reason = worker.ready()
+        return Readiness(ready, worker.snapshot_age(), worker.registry_up, reason)
+
+    control = Control(
+        registry=worker.registry,
+        keys=worker.keys,
+        ids=lambda: worker.ids,
+        metrics=worker.metrics,
+        readiness=readiness,
+        clock=worker.clock,
+        new_id=lambda: os.urandom(12).hex(),
+        metrics_key=worker.settings.gateway.metrics_key,
+    )
+    return create_api(control, control_plane=worker.settings.gateway.control_plane)

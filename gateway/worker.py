@@ -1,0 +1,334 @@
+"""One worker: everything a process of the gateway holds, and what runs beside its requests.
+
+Serving needs nothing but memory. In the beginning memory comes from the snapshot file; while there is none, from the config
+file alone (its keys, no versions: requests pass unchanged). The registry is connected in the background, again and again
+until it answers; from then on its watcher pushes every change within a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from gateway.assignment import Serving
+from gateway.auth import KeyRing
+from gateway.exchange import Exchange, PlainIds, TranslateLane
+from gateway.feedback import FLEET_SECRET, SignedIds
+from gateway.limits import KeyLimits
+from gateway.metrics import GatewayMetrics
+from gateway.pipeline import Neighbours, Pipeline
+from gateway.prices import Prices
+from gateway.sampling import Sampler
+from gateway.settings import house_of
+from gateway.wire import WireLane
+from registry import (
+    DomainView,
+    Deployment,
+    KeyRecord,
+    Outcome,
+    RegistryError,
+    RegistryUnavailable,
+    Sample,
+    Settings,
+    Snapshot,
+    hash_key,
+)
+
+if TYPE_CHECKING:
+    from registry import Registry, Signer, SnapshotWatcher
+
+log = logging.getLogger("gateway")
+
+CONNECT_EVERY = 1.0
+"""Seconds between two attempts to connect to a registry that is down."""
+SNAPSHOT_FILE = "snapshot.json"
+SECRET_FILE = "exchange-id.secret"
+
+
+class Worker:
+    """One process's pipeline, its neighbours, and its connection to the registry.
+
+    ``number`` counts the workers of one ``serve`` from 0; the first one writes what the config file says into the registry.
+    ``scratch`` is a folder that they share, for metrics.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        number: int = 0,
+        workers: int = 1,
+        scratch: Path | None = None,
+        redis_url: str | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self.number = number
+        self.redis_url = redis_url or settings.redis_url
+        self.clock = clock
+        self.monotonic = monotonic
+        self.random = random or Random(os.urandom(16))  # noqa: S311 - ids and load balancing, not secrets
+        prices = Prices()
+        gateway = settings.gateway
+        self.keys = KeyRing(clock)
+        self.metrics = GatewayMetrics(
+            scratch,
+            models=[route.name for route in settings.models],
+            priced=lambda name: prices.of(name) is not None,
+        )
+        self.sampler = Sampler(
+            self._record,
+            self.metrics,
+            prices,
+            clock=clock,
+            queue=gateway.sample_queue,
+            per_unit=gateway.sample_per_unit,
+            key_share=gateway.sample_per_key_share,
+            fleet=workers,
+        )
+        self.limits = KeyLimits(
+            prices, clock=clock, worker=f"{socket.gethostname()}:{os.getpid()}", ledger=self._add_up
+        )
+        self.ids: SignedIds | None = None
+        self.draining = False
+        self.snapshot: Snapshot | None = None
+        self._plain = PlainIds()
+        self._registry: Registry | None = None
+        self._registry_down = False
+        self._watcher: SnapshotWatcher | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pipeline: Pipeline | None = None
+        self.metrics.registry_state = self._registry_state
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Made on first use, inside the loop that runs it."""
+        if self._pipeline is None:
+            neighbours = Neighbours(
+                auth=self.keys,
+                limits=self.limits,
+                recorder=self.sampler,
+                metrics=self.metrics,
+                ids=self,
+                translate=self._lane(),
+            )
+            self._pipeline = Pipeline(
+                house_of(self.settings),
+                neighbours,
+                WireLane(asyncio.get_running_loop()),
+                clock=self.clock,
+                monotonic=self.monotonic,
+                random=self.random,
+            )
+        return self._pipeline
+
+    def issue(self, exchange: Exchange) -> bytes:
+        """Signed ids once the fleet's secret is known, bare ones before."""
+        return (self.ids or self._plain).issue(exchange)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Serve from the file or the config at once; connect in the background."""
+        self.use(bootstrap(self.settings, self.clock()))
+        self.snapshot = None  # not a word from the registry yet: see `ready`
+        self._read_secret()
+        self.metrics.start()
+        self.sampler.start()
+        self.limits.start()
+        if self.redis_url is not None:
+            await self._watch(self.redis_url)
+            self._tasks.append(asyncio.create_task(self._connect_for_ever(self.redis_url), name="registry"))
+
+    async def stop(self) -> None:
+        """Write what is queued, then let go of everything."""
+        await self.sampler.stop()
+        await self.limits.stop()
+        await self.metrics.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watcher is not None:
+            await self._watcher.stop()
+        if self._registry is not None:
+            await self._registry.close()
+        self.pipeline.wire.close()
+
+    def use(self, snapshot: Snapshot) -> None:
+        """Serve from this snapshot: requests that begin from now on."""
+        self.snapshot = snapshot
+        self.keys.load(snapshot)
+        self.sampler.load(snapshot)
+        self.metrics.load(snapshot)
+        self.pipeline.serving = Serving(snapshot)
+
+    def reload(self, settings: Settings) -> None:
+        """New settings for requests that begin from now on; address, workers and storage stay as they were."""
+        self.settings = settings
+        self.pipeline.reload(house_of(settings))
+        if self.snapshot is None:
+            snapshot = bootstrap(settings, self.clock())
+            self.use(snapshot)
+            self.snapshot = None
+        if self._registry is not None and self.number == 0:
+            self._tasks.append(asyncio.create_task(self._sync(self._registry), name="sync"))
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests may be sent here, and why not."""
+        if self.draining:
+            return False, "draining"
+        if self.snapshot is None and self.redis_url is not None and not self._registry_down:
+            return False, "no snapshot yet"
+        return True, ""
+
+    def snapshot_age(self) -> float | None:
+        """Seconds since the registry last confirmed what is served; None when it never did."""
+        age = self._watcher.age() if self._watcher is not None else float("inf")
+        return None if age == float("inf") else age
+
+    @property
+    def registry_up(self) -> bool:
+        """Whether the registry answered the last check."""
+        return self._watcher is not None and self._watcher.up
+
+    async def registry(self) -> Registry:
+        """The connected registry. Raises RegistryUnavailable."""
+        if self._registry is None:
+            raise RegistryUnavailable("The registry does not answer yet: this gateway serves from its last snapshot.")
+        return self._registry
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, url: str) -> None:
+        from registry import load_public, watch
+
+        home = self.settings.home.expanduser()
+        public = self.settings.verify_key
+        if public is None and (found := home / "signing.pub").is_file():
+            public = found.read_text()
+        self._watcher = watch(
+            url,
+            home / SNAPSHOT_FILE,
+            load_public(public) if public else None,
+            self.use,
+            prefix=self.settings.redis_prefix,
+            clock=self.clock,
+        )
+        await self._watcher.start(wait=0.0)
+
+    async def _connect_for_ever(self, url: str) -> None:
+        from registry import Registry
+
+        while self._registry is None:
+            try:
+                registry = await Registry.from_settings(self.settings, url, signer=self._signer(), clock=self.clock)
+                if self.number == 0:
+                    await self._sync(registry)
+                secret = await registry.secret(FLEET_SECRET)
+                self.ids = SignedIds(secret, clock=self.clock, lifetime=self.settings.gateway.feedback_days * 86_400.0)
+                self._keep_secret(secret)
+                self._registry = registry
+                self._registry_down = False
+            except RegistryError as error:
+                if not self._registry_down:
+                    log.warning("the registry does not answer: serving from the last known good (%s)", error)
+                self._registry_down = True
+                await asyncio.sleep(CONNECT_EVERY)
+
+    async def _sync(self, registry: Registry) -> None:
+        try:
+            await registry.sync_settings(self.settings)
+        except RegistryUnavailable:
+            raise
+        except RegistryError as error:
+            log.error("the registry refuses what the config file says: %s", error)
+
+    def _signer(self) -> Signer | None:
+        if not self.settings.gateway.control_plane:
+            return None
+        from registry import Signer
+
+        try:
+            return Signer.load_or_create(self.settings.signing_key_path.expanduser())
+        except RegistryError as error:
+            log.warning("versions added here will not be signed: %s", error)
+            return None
+
+    def _read_secret(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            secret = bytes.fromhex((self.settings.home.expanduser() / SECRET_FILE).read_text())
+            self.ids = SignedIds(secret, clock=self.clock, lifetime=self.settings.gateway.feedback_days * 86_400.0)
+
+    def _keep_secret(self, secret: bytes) -> None:
+        """Ids stay valid over a restart while the registry is down."""
+        path = self.settings.home.expanduser() / SECRET_FILE
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secret.hex())
+            draft.replace(path)
+
+    async def _record(self, samples: Sequence[Sample], outcomes: Sequence[Outcome]) -> None:
+        await (await self.registry()).record(samples, outcomes)
+
+    async def _add_up(
+        self, additions: Mapping[tuple[str, str], Mapping[str, float]], ttl: float
+    ) -> dict[tuple[str, str], dict[str, float]]:
+        """The fleet's counters: one round trip for each window (a minute and a day)."""
+        registry = await self.registry()
+        windows: dict[str, dict[str, dict[str, float]]] = {}
+        for (name, window), fields in additions.items():
+            windows.setdefault(window, {})[name] = dict(fields)
+        totals: dict[tuple[str, str], dict[str, float]] = {}
+        for window, deltas in windows.items():
+            for name, fields in (await registry.add_usage(deltas, window, ttl)).items():
+                totals[name, window] = fields
+        return totals
+
+    def _registry_state(self) -> tuple[float, bool, int]:
+        watcher = self._watcher
+        age = self.snapshot_age()
+        refused = sum(watcher.refused.values()) if watcher is not None else 0
+        return (age if age is not None else float("inf")), self.registry_up, refused
+
+    def _lane(self) -> TranslateLane | None:
+        return None
+
+
+
+def bootstrap(settings: Settings, now: float) -> Snapshot:
+    """What the config file alone can say: its keys and domains, no versions."""
+    keys = {}
+    for key in settings.keys:
+        if key.key:
+            digest = hash_key(key.key)
+            keys[digest] = KeyRecord(
+                id="k" + digest[7:19],
+                name=key.name,
+                role=key.role,
+                hash=digest,
+                domain=key.domain,
+                created_at=now,
+                requests_per_minute=key.requests_per_minute,
+                tokens_per_minute=key.tokens_per_minute,
+                parallel=key.parallel,
+                usd_per_day=key.usd_per_day,
+                from_file=True,
+            )
+    domains = {
+        domain.name: DomainView(domain=domain, deployment=Deployment(domain=domain.name))
+        for domain in settings.domain_records()
+    }
+    return Snapshot(epoch=0, taken_at=now, domains=domains, keys=keys)
+
