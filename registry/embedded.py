@@ -303,7 +303,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], path: Path, folder: Path
         if answer.startswith(b"-LOADING"):
             until = clock() + _PATIENCE
         if clock() > until:
-            raise RegistryUnavailable(f"The embedded Redis gave no sign of life for {_PATIENCE:.0f} s: {_last_log_line(folder)}")
+            raise RegistryUnavailable(
+                f"The embedded Redis gave no sign of life for {_PATIENCE:.0f} s: {_last_log_line(folder)}"
+            )
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 

@@ -44,8 +44,12 @@ def translate_litellm_config(raw: dict[str, Any], where: str) -> tuple[dict[str,
     if general.get("master_key"):
         settings.setdefault("keys", []).append({"name": "master", "role": "operator", "key": general["master_key"]})
     notes += [f"general_settings.{key} has no meaning here" for key in general if key != "master_key"]
-    notes += [f"litellm_settings.{key} has no meaning here" for key in raw.get("litellm_settings") or {} if key != "fallbacks"]
-    notes += [f"router_settings.{key} has no meaning here" for key in raw.get("router_settings") or {} if key != "fallbacks"]
+    notes += [
+        f"litellm_settings.{key} has no meaning here" for key in raw.get("litellm_settings") or {} if key != "fallbacks"
+    ]
+    notes += [
+        f"router_settings.{key} has no meaning here" for key in raw.get("router_settings") or {} if key != "fallbacks"
+    ]
     variables = {str(key): str(value) for key, value in (raw.get("environment_variables") or {}).items()}
     settings["upstreams"] = list(upstreams.values())
     settings["models"] = models
@@ -55,7 +59,9 @@ def translate_litellm_config(raw: dict[str, Any], where: str) -> tuple[dict[str,
 _SECTIONS = ("model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables")
 
 
-def _model(entry: Any, place: str, upstreams: dict[tuple[str, str | None, str | None, str], dict[str, Any]]) -> dict[str, Any]:
+def _model(
+    entry: Any, place: str, upstreams: dict[tuple[str, str | None, str | None, str], dict[str, Any]]
+) -> dict[str, Any]:
     params = entry.get("litellm_params") if isinstance(entry, dict) else None
     if not isinstance(params, dict) or not isinstance(params.get("model"), str) or "model_name" not in entry:
         raise SettingsError(f"{place} needs a model_name and litellm_params with a model.")

@@ -89,6 +89,8 @@ class Domain(Record):
     name: str
     parent: str | None = GLOBAL
     locked: str = ""
+    locked_signature: str = ""
+    """Ed25519 over the locked block, which stands above every prompt; set by the registry."""
     inject: InjectMode = "prepend"
     sample: SamplePolicy = SamplePolicy()
     base_model: str | None = None
@@ -230,6 +232,7 @@ class Sample(Record):
     unit_is_fallback: bool = False
     arm: Arm = "none"
     version: int | None = None
+    experiment: str = ""
     model: str = ""
     messages: tuple[Message, ...] = ()
     answer: str = ""
@@ -248,6 +251,9 @@ class Sample(Record):
     reference: str | None = None
     feedback: float | None = None
     comment: str = ""
+    label: float | None = None
+    label_by: str = ""
+    """A person's score, kept beside the judge's: the judge is calibrated against it."""
     skipped: str = ""
     """Why no example can be made of it: ``tool_call``, ``non_text`` ... else empty."""
 
@@ -263,6 +269,10 @@ class Feedback(Record):
     score: float | None = None
     reference: str | None = None
     comment: str = ""
+    arm: Arm = "none"
+    version: int | None = None
+    experiment: str = ""
+    """Arm, version and experiment of the exchange, so that a vote counts even when the exchange was not sampled."""
 
 
 class Outcome(Record):
@@ -284,6 +294,55 @@ class Outcome(Record):
     score: float | None = None
     negative: bool = False
     exchange: str = ""
+    experiment: str = ""
+    """Empty for canary and control: the registry fills in the experiment that runs when it is written."""
+
+
+class Tally(Record):
+    """Running sums over exchanges: of one version and arm, or of one unit in them. Sums of squares allow variances."""
+
+    version: int | None = None
+    arm: Arm = "none"
+    unit: str = ""
+    experiment: str = ""
+    n: int = 0
+    errors: int = 0
+    refusals: int = 0
+    bad_formats: int = 0
+    negatives: int = 0
+    latency: float = 0.0
+    latency_sq: float = 0.0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    cost: float = 0.0
+    scored: int = 0
+    score: float = 0.0
+    score_sq: float = 0.0
+    """Scores by judge, label or match: ``scored`` of them, their sum and sum of squares."""
+    votes: int = 0
+    vote: float = 0.0
+    vote_sq: float = 0.0
+    """Feedback of callers, kept apart from scores."""
+
+
+class Finding(Record):
+    """One thing that a check looked at: is it well, what is to be said, how is it mended."""
+
+    name: str
+    ok: bool
+    message: str
+    mend: str = ""
+
+
+class ErasureReport(Record):
+    """What a person's erasure removed, and the versions that were derived from it (they are named, not removed)."""
+
+    samples: int = 0
+    outcomes: int = 0
+    votes: int = 0
+    datasets: tuple[str, ...] = ()
+    versions: tuple[tuple[str, int], ...] = ()
+    """``(domain, version number)`` of versions whose lineage names a removed dataset."""
 
 
 class Example(Record):
@@ -297,6 +356,9 @@ class Example(Record):
     unit: str = ""
     weight: float = 1.0
     origin: str = ""
+    """Id of the sample it was made from, when it was."""
+    key: str = ""
+    """Id of the gateway key of that sample: erasing a caller's data finds the dataset by it."""
 
 
 class Dataset(Record):
@@ -332,6 +394,8 @@ class Run(Record):
     usd: float = 0.0
     journal: int = 0
     datasets: tuple[str, ...] = ()
+    budget: Budget | None = None
+    """What it may spend when that is not the domain's own budget."""
 
 
 class Lease(Record):

@@ -164,7 +164,9 @@ class TaskSettings(Section):
     @classmethod
     def _one_slot(cls, value: str | None) -> str | None:
         if value is not None and value.count("{question}") != 1:
-            raise ValueError(f"the user prompt must hold {{question}} exactly once, not {value.count('{question}')} times")
+            raise ValueError(
+                f"the user prompt must hold {{question}} exactly once, not {value.count('{question}')} times"
+            )
         return value
 
 
@@ -298,7 +300,9 @@ class Settings(Section):
         None, repr=False, description="the same Redis as a user that cannot write versions or pointers"
     )
     redis_prefix: str = Field(PREFIX, pattern=r"^[A-Za-z0-9_.-]+$", description="first part of every Redis key")
-    confirm_replicas: Annotated[int, Field(ge=0)] = Field(0, description="replicas that must hold a write before it counts")
+    confirm_replicas: Annotated[int, Field(ge=0)] = Field(
+        0, description="replicas that must hold a write before it counts"
+    )
     signing_key: Path | None = Field(None, description="private key file; absent: `home/signing.key`")
     verify_key: str | None = Field(None, description="public key: file or base64; absent: `home/signing.pub` if there")
     listen: str = Field("127.0.0.1:8080", description="HOST:PORT of the gateway")
@@ -340,7 +344,9 @@ class Settings(Section):
         for route in self.models:
             if route.upstream not in names:
                 known = ", ".join(names) or "none"
-                raise ValueError(f"model {route.name!r} names the upstream {route.upstream!r}; known upstreams: {known}")
+                raise ValueError(
+                    f"model {route.name!r} names the upstream {route.upstream!r}; known upstreams: {known}"
+                )
         return self
 
     @property

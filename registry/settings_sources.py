@@ -82,7 +82,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path.name}{place}: this is not YAML: {getattr(error, 'problem', None) or error}.") from error
+        raise SettingsError(
+            f"{path.name}{place}: this is not YAML: {getattr(error, 'problem', None) or error}."
+        ) from error
     if raw is None:
         return {}
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
@@ -158,7 +160,9 @@ def _resolve_secrets(raw: dict[str, Any], env: Mapping[str, str], where: str, re
     def resolve(value: Any, path: str, field: str) -> Any:
         if isinstance(value, dict):
             inside = field in ("headers", "params")
-            return {k: resolve(v, f"{path}.{k}" if path else str(k), field if inside else str(k)) for k, v in value.items()}
+            return {
+                k: resolve(v, f"{path}.{k}" if path else str(k), field if inside else str(k)) for k, v in value.items()
+            }
         if isinstance(value, list):
             return [resolve(item, f"{path}[{i}]", field) for i, item in enumerate(value)]
         if not isinstance(value, str) or field not in _SECRET_FIELDS | {"headers", "params"}:
@@ -253,7 +257,13 @@ def _everywhere(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[
         yield here, info
         inside = _model_inside(info.annotation)
         if inside is not None:
-            mark = "[]" if get_origin(info.annotation) is list else ".<name>" if get_origin(info.annotation) is dict else ""
+            mark = (
+                "[]"
+                if get_origin(info.annotation) is list
+                else ".<name>"
+                if get_origin(info.annotation) is dict
+                else ""
+            )
             yield from _everywhere(inside, (*path, name + mark))
 
 
@@ -267,7 +277,9 @@ def settings_reference() -> list[SettingRow]:
         parent = next((path[:i] for i in range(len(path), 0, -1) if _strip(path[:i]) in direct), path)
         default = "required" if info.is_required() else _default(info.default)
         rows.append(
-            SettingRow(".".join(path), _variable(_strip(parent)), _type_name(info.annotation), default, info.description or "")
+            SettingRow(
+                ".".join(path), _variable(_strip(parent)), _type_name(info.annotation), default, info.description or ""
+            )
         )
     return rows
 

@@ -1,0 +1,143 @@
+"""The registry: what exists, what is live, what happened. See ``registry.py`` for the one object, ``records.py`` for nouns.
+
+Names are loaded when first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from registry.acl import acl_file
+    from registry.checks import check
+    from registry.embedded import EmbeddedRedis, running_url
+    from registry.errors import (
+        Conflict,
+        Corrupt,
+        NotConfirmed,
+        NotFound,
+        Refused,
+        RegistryError,
+        RegistryUnavailable,
+        SettingsError,
+    )
+    from registry.keyring import hash_key
+    from registry.lifecycle import describe, live_versions
+    from registry.records import *  # noqa: F403
+    from registry.redis_keys import FLEET, PREFIX, domain_name
+    from registry.registry import Registry, watch
+    from registry.settings import (
+        BudgetSettings,
+        CanarySettings,
+        DomainSettings,
+        GatewaySettings,
+        JobsSettings,
+        JudgeSettings,
+        KeySettings,
+        ModelRoute,
+        RetentionSettings,
+        SampleSettings,
+        Settings,
+        TaskSettings,
+        TimeoutSettings,
+        UpstreamSettings,
+        load_settings,
+    )
+    from registry.settings_sources import SettingRow, settings_reference
+    from registry.signing import Signer, Verifier, content_hash, load_public, verify
+    from registry.watcher import SnapshotWatcher
+
+_HOMES = {
+    "acl": ("acl_file",),
+    "checks": ("check",),
+    "embedded": ("EmbeddedRedis", "running_url"),
+    "errors": (
+        "Conflict",
+        "Corrupt",
+        "NotConfirmed",
+        "NotFound",
+        "Refused",
+        "RegistryError",
+        "RegistryUnavailable",
+        "SettingsError",
+    ),
+    "keyring": ("hash_key",),
+    "lifecycle": ("describe", "live_versions"),
+    "records": (
+        "GLOBAL",
+        "Approval",
+        "Arm",
+        "AuditEntry",
+        "Budget",
+        "CanaryPlan",
+        "Dataset",
+        "Deployment",
+        "Domain",
+        "DomainView",
+        "ErasureReport",
+        "Example",
+        "Feedback",
+        "Finding",
+        "GateOutcome",
+        "InjectMode",
+        "JudgeKind",
+        "JudgeSpec",
+        "KeyRecord",
+        "Lease",
+        "Lineage",
+        "MatchRule",
+        "Message",
+        "MoveKind",
+        "Outcome",
+        "PromotionPolicy",
+        "Record",
+        "Role",
+        "Run",
+        "RunState",
+        "Sample",
+        "SamplePolicy",
+        "ServedVersion",
+        "Snapshot",
+        "Tally",
+        "Task",
+        "Trigger",
+        "Version",
+    ),
+    "redis_keys": ("FLEET", "PREFIX", "domain_name"),
+    "registry": ("Registry", "watch"),
+    "settings": (
+        "BudgetSettings",
+        "CanarySettings",
+        "DomainSettings",
+        "GatewaySettings",
+        "JobsSettings",
+        "JudgeSettings",
+        "KeySettings",
+        "ModelRoute",
+        "RetentionSettings",
+        "SampleSettings",
+        "Settings",
+        "TaskSettings",
+        "TimeoutSettings",
+        "UpstreamSettings",
+        "load_settings",
+    ),
+    "settings_sources": ("SettingRow", "settings_reference"),
+    "signing": ("Signer", "Verifier", "content_hash", "load_public", "verify"),
+    "watcher": ("SnapshotWatcher",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'registry' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"registry.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME_OF)

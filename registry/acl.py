@@ -1,0 +1,75 @@
+"""Least privilege: the Redis users of this house, as lines of an ACL file.
+
+Three planes of keys (``redis_keys.py``) make three patterns. The data plane reads the control keys and writes only traffic;
+it can neither write a version nor move a pointer, whatever happens to the process. ``%R~`` patterns need Redis 7 or Valkey:
+an older server cannot tell reading from writing by key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from registry.redis_keys import PREFIX
+
+DATA_PLANE_USER: Final = "metaspo-gateway"
+CONTROL_USER: Final = "metaspo-control"
+
+_BOTH = [
+    "+@connection",
+    "-client|kill",
+    "+client|setinfo",
+    "+wait",
+    "+cluster|slots",
+    "+cluster|shards",
+    "+cluster|nodes",
+]
+_DATA_PLANE = [
+    "-@all",
+    *_BOTH,
+    *("+get", "+set", "+mget", "+del", "+exists", "+expire", "+ttl"),
+    *("+hget", "+hgetall", "+hset", "+hdel", "+hlen", "+hexists", "+hkeys", "+hmget", "+hincrbyfloat"),
+    *(
+        "+zadd",
+        "+zrange",
+        "+zrangebyscore",
+        "+zrevrange",
+        "+zrevrangebyscore",
+        "+zscore",
+        "+zcard",
+        "+zrem",
+        "+zpopmax",
+    ),
+    *("+zremrangebyrank", "+zremrangebyscore", "+smembers", "+sismember"),
+    *("+xadd", "+xrange", "+xrevrange", "+xlen", "+eval", "+evalsha", "+script|load", "+subscribe", "+unsubscribe"),
+    *("+multi", "+exec", "+discard", "+info", "+dbsize", "+cluster|keyslot", "+command"),
+]
+_CONTROL = ["-@all", *_BOTH, "+@read", "+@write", "+@stream", "+@scripting", "+@pubsub", "+@transaction"]
+_CONTROL += [
+    "+scan",
+    "+info",
+    "+dbsize",
+    "+waitaof",
+    "+config|get",
+    "+cluster|keyslot",
+    "+command",
+    "-flushall",
+    "-flushdb",
+]
+
+
+def acl_file(passwords: dict[str, str], prefix: str = PREFIX, queue_pattern: str = "taskiq*") -> str:
+    """The ACL file: user -> password, stored as SHA-256. ``queue_pattern``: keys of the jobs' queue library.
+
+    Users that are not named in ``passwords`` are left out; the default user is switched off.
+    """
+    lines = ["user default off resetchannels -@all"]
+    planes = {
+        DATA_PLANE_USER: [f"%R~{prefix}:c:*", f"~{prefix}:t:*", f"&{prefix}:moved", *_DATA_PLANE],
+        CONTROL_USER: [f"~{prefix}:*", f"~{queue_pattern}", f"&{prefix}:*", f"&{queue_pattern}", *_CONTROL],
+    }
+    for user, rules in planes.items():
+        if user in passwords:
+            digest = hashlib.sha256(passwords[user].encode()).hexdigest()
+            lines.append(f"user {user} on #{digest} resetkeys resetchannels {' '.join(rules)}")
+    return "\n".join(lines) + "\n"

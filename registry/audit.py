@@ -1,0 +1,80 @@
+"""The audit: who did what, when and why. Append-only: Redis itself refuses an entry id that is not the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from registry.errors import Corrupt
+from registry.records import AuditEntry, Deployment
+from registry.redis_keys import FLEET
+from registry.store import Store, decode
+
+
+class AuditStore(Store):
+    """Reads and appends audit entries. The domain ``*`` is the audit of what belongs to the whole fleet."""
+
+    async def append_audit(
+        self,
+        domain: str,
+        kind: str,
+        actor: str,
+        why: str,
+        detail: dict[str, Any] | None = None,
+        *,
+        request_id: str = "",
+    ) -> int:
+        """Append one entry; returns its number. Idempotent by request id."""
+        request_id = request_id or self._ids()
+        entry = self._entry(domain, kind, actor, why, request_id=request_id, detail=detail)
+        keys = (self._keys.audit(domain), self._keys.request(domain, "audit:" + request_id))
+        args = (entry, self._keep.audit, self._remember)
+        return int(await self._redis.run("append_audit", keys, args, confirm=True))
+
+    async def history(
+        self, domain: str, limit: int = 100, before: int | None = None, *, moves_only: bool = False
+    ) -> list[AuditEntry]:
+        """The audit of a domain, newest first, from before entry number ``before``. Unreadable entries are counted."""
+        entries: list[AuditEntry] = []
+        end = "+" if before is None else f"({before}-0"
+        while len(entries) < limit:
+            page = await self._redis.command(
+                "XREVRANGE", self._keys.audit(domain), end, "-", "COUNT", max(limit - len(entries), 50)
+            )
+            if not page:
+                break
+            for entry_id, fields in page:
+                try:
+                    entry = read_entry(entry_id, fields)
+                except Corrupt:
+                    self._refuse("audit")
+                    continue
+                if not moves_only or entry.after is not None:
+                    entries.append(entry)
+            end = f"({page[-1][0].decode()}"
+        return entries[:limit]
+
+    async def fleet_history(self, limit: int = 100, before: int | None = None) -> list[AuditEntry]:
+        """The audit of keys, backups and other things of the whole fleet."""
+        return await self.history(FLEET, limit, before)
+
+    async def served_at(self, domain: str, at: float) -> Deployment:
+        """What this domain's pointers were at time ``at`` (seconds since the epoch); empty before the first move."""
+        found = await self._redis.command("ZREVRANGEBYSCORE", self._keys.moves(domain), repr(at), "-inf", "LIMIT", 0, 1)
+        if not found:
+            return Deployment(domain=domain)
+        seq = int(found[0])
+        page = await self._redis.command("XRANGE", self._keys.audit(domain), f"{seq}-0", f"{seq}-0")
+        if not page:
+            raise Corrupt(f"The audit of {domain} has lost entry {seq}, which served at that time.")
+        entry = read_entry(*page[0])
+        return entry.after or Deployment(domain=domain)
+
+
+def read_entry(entry_id: bytes, fields: Any) -> AuditEntry:
+    """One stream entry as a record; its number is the stream's. Raises Corrupt."""
+    pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else dict(fields)
+    seq = int(entry_id.split(b"-")[0])
+    entry = decode(AuditEntry, pairs.get(b"e", b""), f"Audit entry {seq}")
+    return replace(entry, seq=seq)

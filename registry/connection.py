@@ -1,0 +1,381 @@
+"""The one edge to Redis: addresses, time-outs, retries, scripts, confirmation of durability, and error translation.
+
+Everything above this file speaks in our own errors. Every command that goes through here may be sent twice (a connection
+can die between execution and answer), so every write above is idempotent: by compare-and-set, by request id, or by nature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis.exceptions as foreign
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import ExponentialWithJitterBackoff
+
+from registry.errors import Corrupt, NotConfirmed, Refused, RegistryError, RegistryUnavailable
+from registry.redis_keys import PREFIX, Keys
+from registry.scripts import script
+
+CONNECT_TIMEOUT: Final = 1.0
+ANSWER_TIMEOUT: Final = 2.0
+CONFIRM_TIMEOUT: Final = 2.0
+_AT_ONE_TIME: Final = 64
+_BUSY = (
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
+
+Client = Redis | RedisCluster
+Value = bytes | str | int | float
+
+
+class Connection:
+    """A Redis, Valkey, Sentinel or Cluster, by address. Made by ``open``; every method raises only RegistryError."""
+
+    def __init__(self, url: str, client: Client, keys: Keys, *, answer_timeout: float = ANSWER_TIMEOUT) -> None:
+        self.url = url
+        self.keys = keys
+        self.client = client
+        self.clustered = isinstance(client, RedisCluster)
+        self.confirm_replicas = 0
+        self.confirm_local = False
+        self._gate = asyncio.Semaphore(_AT_ONE_TIME)
+        self._answer_timeout = answer_timeout
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        prefix: str = PREFIX,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
+        confirm_replicas: int = 0,
+    ) -> Connection:
+        """Connect and learn what the server can confirm. Raises RegistryUnavailable, Refused (bad address)."""
+        options: dict[str, Any] = {
+            "socket_timeout": answer_timeout,
+            "socket_connect_timeout": connect_timeout,
+            "protocol": 2,
+            "retry": _retry(),
+        }
+        connection = cls(url, _client(url, options), Keys(prefix), answer_timeout=answer_timeout)
+        try:
+            with connection.translated():
+                await connection.client.ping()
+            await connection._learn(confirm_replicas)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _learn(self, confirm_replicas: int) -> None:
+        """WAITAOF exists since Redis 7.2 and Valkey 7.2; it is of use when the file is synced later than the answer."""
+        self.confirm_replicas = confirm_replicas
+        if (await self.server_settings()).get("appendfsync") == "always":
+            return
+        with contextlib.suppress(RegistryError):
+            await self.command("WAITAOF", 1, 0, 1)
+            self.confirm_local = True
+
+    async def server_settings(self) -> dict[str, str]:
+        """The settings that decide what can be lost; empty where the user may not read them."""
+        found: dict[str, str] = {}
+        for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
+            try:
+                answer = await self.command("CONFIG", "GET", name)
+            except RegistryError:
+                continue
+            if isinstance(answer, dict):
+                found |= {_text(key): _text(value) for key, value in answer.items()}
+            elif answer:
+                found[name] = _text(answer[1])
+        return found
+
+    async def close(self) -> None:
+        """Close every connection."""
+        clients = [self.client, *([self._long] if "_long" in self.__dict__ else [])]
+        for client in clients:
+            with contextlib.suppress(foreign.RedisError, OSError):
+                await client.aclose()
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    async def command(self, *parts: Value) -> Any:
+        """One command."""
+        async with self._gate:
+            with self.translated():
+                if self.clustered and parts[0] in ("CONFIG", "WAITAOF", "INFO", "DBSIZE"):
+                    node = cast("RedisCluster", self.client).get_default_node()
+                    return await self.client.execute_command(*parts, target_nodes=node)
+                return await self.client.execute_command(*parts)
+
+    async def wait_for(self, *parts: Value) -> Any:
+        """One blocking command; it may wait longer than the answer time-out, and does not count among those at one time."""
+        with self.translated():
+            return await self._long.execute_command(*parts)
+
+    @functools.cached_property
+    def _long(self) -> Client:
+        return _client(
+            self.url,
+            {"socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT, "protocol": 2, "retry": _retry()},
+        )
+
+    async def many(self, commands: Sequence[Sequence[Value]]) -> list[Any]:
+        """Independent commands in one round trip (in a Cluster: one per node). Not atomic."""
+        if not commands:
+            return []
+        async with self._gate:
+            with self.translated():
+                pipe: Any = self.client.pipeline() if self.clustered else self.client.pipeline(transaction=False)
+                async with pipe:
+                    for command in commands:
+                        pipe.execute_command(*command)
+                    return cast("list[Any]", await pipe.execute())
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Value], *, confirm: bool = False) -> Any:
+        """One Lua script of ours; all ``keys`` share one hash tag.
+
+        ``confirm``: return only when the server says that the write is on its disk (and on ``confirm_replicas``
+        replicas), as far as it can say. Raises NotConfirmed when it does not say so in time.
+        """
+        source = script(name)
+        tail = (len(keys), *keys, *args)
+        async with self._gate:
+            with self.translated():
+                waits = self._confirmation() if confirm else None
+                if waits is not None:
+                    return await self._run_confirmed(keys[0], source.sha, source.text, tail, waits)
+                try:
+                    return await self.client.execute_command("EVALSHA", source.sha, *tail)
+                except foreign.NoScriptError:
+                    return await self.client.execute_command("EVAL", source.text, *tail)
+
+    def _confirmation(self) -> tuple[Value, ...] | None:
+        milliseconds = int(CONFIRM_TIMEOUT * 1000)
+        if self.confirm_local:
+            return ("WAITAOF", 1, self.confirm_replicas, milliseconds)
+        if self.confirm_replicas:
+            return ("WAIT", self.confirm_replicas, milliseconds)
+        return None
+
+    async def _run_confirmed(
+        self, key: str, sha: str, text: str, tail: tuple[Value, ...], waits: tuple[Value, ...]
+    ) -> Any:
+        """Script and WAIT must travel on one connection: the server waits for what *this* connection wrote."""
+        answers = await self._on_one_connection(key, [("EVALSHA", sha, *tail), waits])
+        if isinstance(answers[0], foreign.NoScriptError):
+            answers = await self._on_one_connection(key, [("EVAL", text, *tail), waits])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        local_and_replicas = answers[1] if isinstance(answers[1], list) else [1, answers[1]]
+        if local_and_replicas[0] < (1 if self.confirm_local else 0) or local_and_replicas[1] < self.confirm_replicas:
+            raise NotConfirmed(
+                "The change was made, but Redis did not confirm within"
+                f" {CONFIRM_TIMEOUT:.0f} s that it is on disk: ask again with the same request id."
+            )
+        return answers[0]
+
+    async def _on_one_connection(self, key: str, commands: list[tuple[Value, ...]]) -> list[Any]:
+        if not self.clustered:
+            pipe = cast("Redis", self.client).pipeline(transaction=False)
+            async with pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return cast("list[Any]", await pipe.execute(raise_on_error=False))
+        cluster = cast("RedisCluster", self.client)
+        for attempt in range(4):
+            await cluster.initialize()
+            node = cast("ClusterNode", cluster.get_node_from_key(key))
+            try:
+                answers = await _exchange(node, commands)
+            except (foreign.ConnectionError, OSError):
+                if attempt == 3:
+                    raise
+                await asyncio.sleep(0.05 * 2**attempt)
+            else:
+                if not isinstance(answers[0], foreign.MovedError | foreign.AskError):
+                    return answers
+            await cluster.execute_command("EXISTS", key)  # follows the redirection and learns the new place
+        raise foreign.ClusterError("the slot keeps moving")
+
+    # --- push -----------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def subscription(self, channel: str) -> Any:
+        """A subscribed ``PubSub``. In a Cluster any node will do: plain messages reach all of them."""
+        client: Any = self.client
+        owned: Redis | None = None
+        if self.clustered:
+            cluster = cast("RedisCluster", self.client)
+            with self.translated():
+                await cluster.initialize()
+            node: Any = cluster.get_random_node()
+            kept = ("host", "port", "username", "password", "ssl", "socket_timeout", "socket_connect_timeout")
+            options = {key: value for key, value in node.connection_kwargs.items() if key in kept}
+            owned = client = Redis(**{**options, "host": node.host, "port": node.port, "protocol": 2})
+        pubsub = client.pubsub(ignore_subscribe_messages=True)
+        try:
+            with self.translated():
+                await pubsub.subscribe(channel)
+            yield pubsub
+        finally:
+            with contextlib.suppress(foreign.RedisError, OSError):
+                await pubsub.aclose()
+            if owned is not None:
+                await owned.aclose()
+
+    async def scan(self, pattern: str) -> list[bytes]:
+        """Every key of that pattern, on every node."""
+        with self.translated():
+            return [key async for key in self.client.scan_iter(match=pattern, count=1000)]
+
+    # --- the edge -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Errors of the Redis client become ours."""
+        try:
+            yield
+        except (foreign.TimeoutError, TimeoutError) as error:
+            raise RegistryUnavailable(
+                f"Redis at {self.shown} did not answer within {self._answer_timeout:g} s."
+            ) from error
+        except foreign.AuthenticationError as error:
+            raise RegistryUnavailable(f"Redis at {self.shown} refuses the user or password: {error}.") from error
+        except foreign.NoPermissionError as error:
+            raise Refused(f"The Redis user may not do this ({error}): connect as the control user.") from error
+        except (foreign.ConnectionError, foreign.ClusterError, foreign.RedisClusterException, OSError) as error:
+            raise RegistryUnavailable(f"Redis at {self.shown} cannot be reached: {_first_line(error)}.") from error
+        except foreign.ResponseError as error:
+            text = _first_line(error)
+            if text.startswith(_BUSY) or isinstance(error, foreign.ReadOnlyError | foreign.OutOfMemoryError):
+                raise RegistryUnavailable(f"Redis at {self.shown} takes no writes just now: {text}.") from error
+            if "NOPERM" in text or "ACL failure" in text or "No permissions" in text:
+                raise Refused(f"The Redis user may not do this ({text}): connect as the control user.") from error
+            if "WRONGTYPE" in text:
+                raise Corrupt(f"A key of ours holds a foreign value: {text}.") from error
+            raise RegistryError(f"Redis at {self.shown} refused a command: {text}.") from error
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", self.url)
+
+
+async def _exchange(node: ClusterNode, commands: list[tuple[Value, ...]]) -> list[Any]:
+    """Send all, then read all, on one connection. A ResponseError of a command stands in its place."""
+    connection = node.acquire_connection()
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except foreign.ResponseError as error:
+                answers.append(error)
+        return answers
+    finally:
+        node.release(connection)
+
+
+def _retry() -> Retry:
+    return Retry(
+        ExponentialWithJitterBackoff(base=0.02, cap=0.3), 3, supported_errors=(foreign.ConnectionError, OSError)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# --- addresses ----------------------------------------------------------------------------------------------------------
+
+
+def _client(url: str, options: dict[str, Any]) -> Client:
+    """``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` -> a client."""
+    parts = urlsplit(url)
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    scheme = parts.scheme.replace("valkey", "redis")
+    user = {"username": unquote(parts.username) if parts.username else None}
+    user["password"] = unquote(parts.password) if parts.password else None
+    if scheme == "unix":
+        return Redis(unix_socket_path=unquote(parts.path), db=_number(query.get("db", "0"), url), **user, **options)
+    tls = scheme.startswith("rediss")
+    tls_options = _tls(query) if tls else {}
+    path = [unquote(piece) for piece in parts.path.split("/") if piece]
+    if scheme in ("redis", "rediss"):
+        database = _number(path[0] if path else query.get("db", "0"), url)
+        host, port = _hosts(parts.netloc, 6379, url)[0]
+        return Redis(host=host, port=port, db=database, ssl=tls, **tls_options, **user, **options)
+    if scheme in ("redis+cluster", "rediss+cluster", "cluster"):
+        nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379, url)]
+        retry = options.pop("retry")
+        return RedisCluster(startup_nodes=nodes, ssl=tls, retry=retry, **tls_options, **user, **options)
+    if scheme in ("redis+sentinel", "rediss+sentinel", "sentinel"):
+        if not path:
+            raise Refused(f"The address {_hidden(url)} must name the master: redis+sentinel://host:26379/mymaster/0.")
+        sentinels = Sentinel(
+            _hosts(parts.netloc, 26379, url),
+            sentinel_kwargs={
+                "socket_timeout": 0.5,
+                "socket_connect_timeout": 0.5,
+                "protocol": 2,
+                "username": query.get("sentinel_username"),
+                "password": query.get("sentinel_password"),
+            },
+        )
+        database = _number(path[1] if len(path) > 1 else "0", url)
+        return sentinels.master_for(path[0], redis_class=Redis, db=database, ssl=tls, **tls_options, **user, **options)
+    raise Refused(
+        f"{_hidden(url)} is not an address of Redis: it begins with redis://, rediss://, unix://, redis+cluster://"
+        " or redis+sentinel://."
+    )
+
+
+def _tls(query: dict[str, str]) -> dict[str, Any]:
+    known = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
+    return {key: query[key] for key in known if key in query}
+
+
+def _hosts(netloc: str, port: int, url: str) -> list[tuple[str, int]]:
+    places = []
+    for place in netloc.rpartition("@")[2].split(","):
+        host, colon, text = place.rpartition(":")
+        if not colon or place.endswith("]"):
+            host, text = place, str(port)
+        places.append((host.strip("[]") or "127.0.0.1", _number(text, url)))
+    return places
+
+
+def _number(text: str, url: str) -> int:
+    if not text.isdigit():
+        raise Refused(f"The address {_hidden(url)} holds {text!r} where a number must stand.")
+    return int(text)
+
+
+def _hidden(url: str) -> str:
+    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url)

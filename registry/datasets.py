@@ -1,0 +1,78 @@
+"""Datasets: frozen sets of examples, named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+
+from msgspec.structs import replace
+
+from registry.errors import Corrupt, NotFound
+from registry.records import Dataset
+from registry.store import DAY, Store, decode, encode
+
+
+def dataset_hash(dataset: Dataset) -> str:
+    """``sha256:<hex>`` of domain, task, source and examples: what the dataset is, not when it was made."""
+    content = replace(dataset, hash="", created_at=0.0)
+    return "sha256:" + hashlib.sha256(encode(content)).hexdigest()
+
+
+class DatasetStore(Store):
+    """Writes and reads datasets. Text from traffic lives ``dataset_days``; the oldest beyond the cap go first."""
+
+    async def put_dataset(self, dataset: Dataset) -> str:
+        """Store it under its content's hash, which is returned (a ``hash`` that is given is not trusted)."""
+        digest = dataset_hash(dataset)
+        frozen = replace(dataset, hash=digest)
+        ttl = int(self._keep.dataset_days * DAY)
+        index = self._keys.datasets(dataset.domain)
+        oldest = self._clock() - ttl
+        await self._redis.many(
+            [
+                ("SET", self._keys.dataset(dataset.domain, digest), encode(frozen), "EX", ttl),
+                ("ZADD", index, repr(dataset.created_at), digest),
+                ("ZREMRANGEBYSCORE", index, "-inf", repr(oldest)),
+                ("EXPIRE", index, ttl),
+            ]
+        )
+        spare = int(await self._redis.command("ZCARD", index)) - self._keep.datasets
+        if spare > 0:
+            for old in await self._redis.command("ZRANGE", index, 0, spare - 1):
+                await self.delete_dataset(dataset.domain, old.decode())
+        return digest
+
+    async def get_dataset(self, digest: str, domain: str | None = None) -> Dataset:
+        """By hash; naming the domain saves a search. Raises NotFound, Corrupt (the content does not match the hash)."""
+        names = (
+            [domain]
+            if domain
+            else sorted(n.decode() for n in await self._redis.command("SMEMBERS", self._keys.domains))
+        )
+        for raw in await self._redis.many([("GET", self._keys.dataset(name, digest)) for name in names]):
+            if raw is not None:
+                dataset = decode(Dataset, raw, f"The dataset {digest}")
+                if dataset_hash(dataset) != digest:
+                    raise Corrupt(f"The dataset {digest} is not what was written: its content does not match its hash.")
+                return dataset
+        raise NotFound(f"There is no dataset {digest}: it has expired, was erased, or never was.")
+
+    async def list_datasets(self, domain: str) -> list[Dataset]:
+        """All of a domain, newest first, without their examples."""
+        hashes = [h.decode() for h in await self._redis.command("ZREVRANGE", self._keys.datasets(domain), 0, -1)]
+        found = []
+        for digest in hashes:  # one at a time: a dataset may be megabytes
+            raw = await self._redis.command("GET", self._keys.dataset(domain, digest))
+            if raw is None:
+                continue
+            try:
+                found.append(replace(decode(Dataset, raw, f"The dataset {digest}"), examples=()))
+            except Corrupt:
+                self._refuse("dataset")
+        return found
+
+    async def delete_dataset(self, domain: str, digest: str) -> bool:
+        """Remove it; False when it was gone already."""
+        gone, _ = await self._redis.many(
+            [("UNLINK", self._keys.dataset(domain, digest)), ("ZREM", self._keys.datasets(domain), digest)]
+        )
+        return bool(gone)

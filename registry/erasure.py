@@ -1,0 +1,146 @@
+"""The right to be forgotten: what a caller, or one of its users, left behind goes; what was learned from it is named.
+
+Removed: samples, votes, single outcomes and per-unit sums, and whole datasets that hold one of the samples (a dataset is
+frozen: it cannot lose a line and stay what its name says). Versions derived from such a dataset are named in the report;
+they hold no traffic text (the gate's linter sees to that), and whether to retire them is a person's decision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from registry.errors import Corrupt, Refused
+from registry.records import Dataset, ErasureReport, Feedback, Outcome, Sample
+from registry.redis_keys import FLEET
+from registry.store import decode
+
+if TYPE_CHECKING:
+    from registry.outcomes import OutcomeStore
+
+_PAGE = 500
+
+
+async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> ErasureReport:
+    """Erase by key (an app: all it sent), unit (one user, in all apps) or both (one user of one app). Raises Refused.
+
+    Erasing twice is erasing once; a pass that was cut off is finished by the next.
+    """
+    if not key and not unit:
+        raise Refused("Say whose data to erase: a key, a unit, or both.")
+    redis, keys = store._redis, store._keys
+    names = [name.decode() for name in await redis.command("SMEMBERS", keys.domains)]
+    total = ErasureReport()
+    for domain in sorted(names):
+        samples = await _samples(store, domain, key, unit)
+        datasets = await _datasets(store, domain, key, unit, samples)
+        votes = await _votes(store, domain, key, unit)
+        outcomes = await _outcomes(store, domain, key, unit)
+        versions = []
+        if datasets:
+            listed = await store.list_versions(domain)  # type: ignore[attr-defined]
+            versions = [(domain, v.number) for v in listed if set(v.lineage.datasets) & set(datasets)]
+        total = ErasureReport(
+            samples=total.samples + len(samples),
+            outcomes=total.outcomes + outcomes,
+            votes=total.votes + votes,
+            datasets=(*total.datasets, *datasets),
+            versions=(*total.versions, *versions),
+        )
+    detail = {"samples": total.samples, "datasets": len(total.datasets), "versions": [list(v) for v in total.versions]}
+    # The audit says that it was done and on whose wish; it must not keep the erased unit's name.
+    await store.append_audit(FLEET, "erase", "operator", "a caller's data was erased", detail)  # type: ignore[attr-defined]
+    return total
+
+
+async def _samples(store: OutcomeStore, domain: str, key: str | None, unit: str | None) -> set[str]:
+    redis, keys = store._redis, store._keys
+    erased: set[str] = set()
+    for task in await store.task_names(domain):
+        ids = [name.decode() for name in await redis.command("ZRANGE", keys.times(domain, task), 0, -1)]
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            for name, raw in zip(page, await redis.many([("GET", keys.sample(domain, n)) for n in page]), strict=True):
+                if raw is None:
+                    continue
+                with contextlib.suppress(Corrupt):
+                    if not _theirs(decode(Sample, raw, name), key, unit):
+                        continue
+                # What cannot be read is erased with the rest: nobody can say whose it is.
+                erased.add(name)
+                await redis.many(
+                    [
+                        ("DEL", keys.sample(domain, name)),
+                        ("ZREM", keys.times(domain, task), name),
+                        ("ZREM", keys.reservoir(domain, "representative", task), name),
+                        ("ZREM", keys.reservoir(domain, "failures", task), name),
+                        ("DEL", keys.vote(domain, name)),
+                    ]
+                )
+                await redis.command("DEL", keys.locator(name))
+    return erased
+
+
+def _theirs(record: Sample | Feedback, key: str | None, unit: str | None) -> bool:
+    return (key is None or record.key == key) and (unit is None or record.unit == unit)
+
+
+async def _datasets(
+    store: OutcomeStore, domain: str, key: str | None, unit: str | None, samples: set[str]
+) -> list[str]:
+    redis, keys = store._redis, store._keys
+    gone = []
+    for name in await redis.command("ZRANGE", keys.datasets(domain), 0, -1):
+        digest = name.decode()
+        raw = await redis.command("GET", keys.dataset(domain, digest))
+        if raw is None:
+            continue
+        try:
+            dataset = decode(Dataset, raw, digest)
+            holds = dataset.source == "traffic" and any(
+                example.origin in samples
+                or (
+                    (key is None or example.key in ("", key))
+                    and (example.unit == unit if unit is not None else example.key == key)
+                )
+                for example in dataset.examples
+            )
+        except Corrupt:
+            holds = True
+        if holds:
+            await redis.many([("UNLINK", keys.dataset(domain, digest)), ("ZREM", keys.datasets(domain), digest)])
+            gone.append(digest)
+    return gone
+
+
+async def _votes(store: OutcomeStore, domain: str, key: str | None, unit: str | None) -> int:
+    redis, keys = store._redis, store._keys
+    found = await redis.scan(keys.vote(domain, "*"))
+    count = 0
+    for start in range(0, len(found), _PAGE):
+        page = found[start : start + _PAGE]
+        for name, raw in zip(page, await redis.many([("GET", n) for n in page]), strict=True):
+            if raw is not None and _theirs(decode(Feedback, raw, "A vote"), key, unit):
+                count += int(await redis.command("DEL", name))
+    return count
+
+
+async def _outcomes(store: OutcomeStore, domain: str, key: str | None, unit: str | None) -> int:
+    """Outcomes and per-unit sums know units, not keys: they go when a unit is named."""
+    if unit is None:
+        return 0
+    redis, keys = store._redis, store._keys
+    count, start = 0, "-"
+    while page := await redis.command("XRANGE", keys.outcomes(domain), start, "+", "COUNT", _PAGE):
+        ids = []
+        for entry_id, fields in page:
+            pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else fields
+            with contextlib.suppress(Corrupt):
+                if decode(Outcome, pairs.get(b"o", b""), "An outcome").unit == unit:
+                    ids.append(entry_id)
+        if ids:
+            count += int(await redis.command("XDEL", keys.outcomes(domain), *ids))
+        start = f"({page[-1][0].decode()}"
+    for group in await redis.command("ZRANGE", keys.unit_groups(domain), 0, -1):
+        await redis.command("HDEL", keys.units(domain, group.decode()), unit)
+    return count

@@ -1,0 +1,217 @@
+"""The registry: one object through which gateway and jobs read and write everything that is kept.
+
+It is the stores of all nouns in one (each in a file of its own, each over the same connection)::
+
+    AuditStore -> DomainStore -> VersionStore -> DeploymentStore -> KeyStore   what exists, what is live
+    SampleStore, OutcomeStore                                                  what happened
+    DatasetStore, RunStore, LeaseStore, TriggerStore, ApprovalStore            what is worked on
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from registry import snapshot as snapshots
+from registry.approvals import ApprovalStore
+from registry.connection import Connection
+from registry.datasets import DatasetStore
+from registry.errors import RegistryError
+from registry.keyring import KeyStore, hash_key
+from registry.leases import LeaseStore
+from registry.migrations import migrate
+from registry.outcomes import OutcomeStore
+from registry.records import KeyRecord, Lineage, Snapshot
+from registry.redis_keys import PREFIX
+from registry.runs import RunStore
+from registry.settings import RetentionSettings, Settings
+from registry.signing import Signer
+from registry.store import random_id
+from registry.triggers import TriggerStore
+from registry.watcher import SnapshotWatcher
+
+
+class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, TriggerStore, ApprovalStore):
+    """Made by ``connect``. Raises only RegistryError and its children."""
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        signer: Signer | None = None,
+        ids: Callable[[], str] | None = None,
+        prefix: str = PREFIX,
+        retention: RetentionSettings | None = None,
+        confirm_replicas: int = 0,
+        migrated: bool = True,
+    ) -> Self:
+        """Connect to Redis, Valkey, Sentinel or Cluster by address.
+
+        ``signer``: without one, versions are stored unsigned and a gateway that verifies will not serve them.
+        ``confirm_replicas``: replicas that must hold a write before it counts. ``migrated``: bring the stored schema up to
+        date first (a data-plane user may not; it passes False). Raises RegistryUnavailable, Refused.
+        """
+        connection = await Connection.open(url, prefix=prefix, confirm_replicas=confirm_replicas)
+        registry = cls(connection, clock=clock, ids=ids or random_id, signer=signer, retention=retention)
+        if migrated:
+            try:
+                await migrate(connection)
+            except BaseException:
+                await connection.close()
+                raise
+        return registry
+
+    @classmethod
+    async def from_settings(
+        cls, settings: Settings, url: str | None = None, *, signer: Signer | None = None, **more: Callable[[], float]
+    ) -> Self:
+        """Connect as the settings say; ``url`` stands for ``redis_url`` (an embedded server's address)."""
+        return await cls.connect(
+            url or settings.redis_url or "",
+            signer=signer,
+            prefix=settings.redis_prefix,
+            retention=settings.retention,
+            confirm_replicas=settings.confirm_replicas,
+            **more,
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._redis.close()
+
+    async def ping(self) -> bool:
+        """True when Redis answers in time."""
+        try:
+            return bool(await self._redis.command("PING"))
+        except RegistryError:
+            return False
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, for those who look after the registry itself (backup, checks)."""
+        return self._redis
+
+    async def migrate(self) -> int:
+        """Bring the stored schema up to date; returns its number."""
+        return await migrate(self._redis)
+
+    # --- the file wins --------------------------------------------------------------------------------------------
+
+    async def sync_settings(self, settings: Settings) -> None:
+        """Write the domains and keys of the config file; version 1 where a domain of the file has none.
+
+        A domain that the file no longer names becomes editable again; a key that it no longer names is revoked.
+        """
+        actor = "config file"
+        named = {record.name: record for record in settings.domain_records()}
+        for name in _parents_first(named):
+            await self.put_domain(named[name], actor=actor, why="the config file says so")
+            prompt = settings.domains[name].system_prompt
+            if prompt and not await self._redis.command("HLEN", self._keys.versions(name)):
+                version = await self.add_version(
+                    name, prompt, lineage=Lineage(author=actor, why="system_prompt of the config file")
+                )
+                await self.promote(name, version.number, actor=actor, why="first version")
+        for domain in await self.list_domains():
+            if domain.read_only and domain.name not in named:
+                freed = type(domain)(**{f: getattr(domain, f) for f in domain.__struct_fields__ if f != "read_only"})
+                await self.put_domain(freed, actor=actor, why="the config file no longer names it")
+        wanted = {}
+        for key in settings.keys:
+            if key.key:
+                digest = hash_key(key.key)
+                wanted[digest] = KeyRecord(
+                    id="k" + digest[7:19],
+                    name=key.name,
+                    role=key.role,
+                    hash=digest,
+                    domain=key.domain,
+                    created_at=self._clock(),
+                    requests_per_minute=key.requests_per_minute,
+                    tokens_per_minute=key.tokens_per_minute,
+                    parallel=key.parallel,
+                    usd_per_day=key.usd_per_day,
+                    from_file=True,
+                )
+        for record in wanted.values():
+            await self.put_key(record, actor=actor, why="the config file says so")
+        if settings.keys and not wanted:
+            return  # the secrets were not resolved: this process does not know which keys the file means
+        for record in await self.list_keys():
+            if record.from_file and record.revoked_at is None and record.hash not in wanted:
+                await self.revoke_key(record.id, actor, "the config file no longer names it")
+
+    # --- what gateways serve from ---------------------------------------------------------------------------------
+
+    async def snapshot(self) -> Snapshot:
+        """Everything a gateway serves from, at one instant. Unreadable values are left out and counted."""
+        raw = await snapshots.fetch_all(self._redis)
+        return snapshots.assemble(raw, self._clock(), None, lambda what, _: self._refuse(what))
+
+    def watcher(
+        self,
+        cache_file: Path | None,
+        verify_key: bytes | None,
+        on_snapshot: Callable[[Snapshot], None],
+    ) -> SnapshotWatcher:
+        """Keeps a copy fresh; has a connection of its own, so it outlives this registry and can start before Redis."""
+        return watch(
+            self._redis.url,
+            cache_file,
+            verify_key,
+            on_snapshot,
+            prefix=self._keys.prefix,
+            clock=self._clock,
+        )
+
+    # --- moving house ---------------------------------------------------------------------------------------------
+
+    async def backup(self, path: Path) -> int:
+        """Everything as one checksummed file, from the live registry; returns the number of values."""
+        from registry.backup import backup
+
+        return await backup(self._redis, path, clock=self._clock)
+
+    async def restore(self, path: Path, *, replace: bool = False) -> int:
+        """Everything from a backup. Raises Refused when something is here already (unless ``replace``), Corrupt."""
+        from registry.backup import restore
+
+        return await restore(self._redis, path, replace=replace)
+
+
+def watch(
+    url: str,
+    cache_file: Path | None,
+    verify_key: bytes | None,
+    on_snapshot: Callable[[Snapshot], None],
+    *,
+    prefix: str = PREFIX,
+    clock: Callable[[], float] = time.time,
+) -> SnapshotWatcher:
+    """A watcher without a registry: for a gateway that must start even when Redis is down."""
+
+    async def connect() -> Connection:
+        return await Connection.open(url, prefix=prefix)
+
+    return SnapshotWatcher(connect, cache_file, verify_key, on_snapshot, clock=clock)
+
+
+def _parents_first(named: dict[str, object]) -> list[str]:
+    order: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in named and name not in order:
+            parent = getattr(named[name], "parent", None)
+            if parent is not None and parent != name and parent not in visiting:
+                visiting.add(parent)
+                visit(parent)
+            order.append(name)
+
+    visiting: set[str] = set()
+    for name in named:
+        visit(name)
+    return order
