@@ -31,6 +31,21 @@ class TriggerStore(Store):
                 self._refuse("trigger")
         return triggers
 
+    async def get_trigger(self, trigger_id: str) -> Trigger | None:
+        """A trigger that is not done yet, or None. Raises Corrupt."""
+        raw = await self._redis.command("HGET", self._keys.trigger_bodies, trigger_id)
+        return None if raw is None else decode(Trigger, raw, f"The trigger {trigger_id}")
+
+    async def open_triggers(self) -> list[Trigger]:
+        """All that are not done yet, in no order. Unreadable ones are left out and counted."""
+        triggers = []
+        for raw in await self._redis.command("HVALS", self._keys.trigger_bodies):
+            try:
+                triggers.append(decode(Trigger, raw, "A trigger"))
+            except Corrupt:
+                self._refuse("trigger")
+        return triggers
+
     async def done_trigger(self, trigger_id: str) -> None:
         """The job has run (or can never run): the trigger goes."""
         await self._redis.many(
