@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from msgspec.structs import replace
+
 from registry import snapshot as snapshots
 from registry.approvals import ApprovalStore
 from registry.connection import Connection
@@ -23,7 +25,7 @@ from registry.keyring import KeyStore, hash_key
 from registry.leases import LeaseStore
 from registry.migrations import migrate
 from registry.outcomes import OutcomeStore
-from registry.records import KeyRecord, Lineage, Snapshot
+from registry.records import Domain, KeyRecord, Lineage, Snapshot
 from registry.redis_keys import PREFIX
 from registry.runs import RunStore
 from registry.settings import RetentionSettings, Settings
@@ -67,7 +69,12 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
 
     @classmethod
     async def from_settings(
-        cls, settings: Settings, url: str | None = None, *, signer: Signer | None = None, **more: Callable[[], float]
+        cls,
+        settings: Settings,
+        url: str | None = None,
+        *,
+        signer: Signer | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> Self:
         """Connect as the settings say; ``url`` stands for ``redis_url`` (an embedded server's address)."""
         return await cls.connect(
@@ -76,7 +83,7 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
             prefix=settings.redis_prefix,
             retention=settings.retention,
             confirm_replicas=settings.confirm_replicas,
-            **more,
+            clock=clock,
         )
 
     async def close(self) -> None:
@@ -118,7 +125,7 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
                 await self.promote(name, version.number, actor=actor, why="first version")
         for domain in await self.list_domains():
             if domain.read_only and domain.name not in named:
-                freed = type(domain)(**{f: getattr(domain, f) for f in domain.__struct_fields__ if f != "read_only"})
+                freed = replace(domain, read_only=False)
                 await self.put_domain(freed, actor=actor, why="the config file no longer names it")
         wanted = {}
         for key in settings.keys:
@@ -176,11 +183,11 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
 
         return await backup(self._redis, path, clock=self._clock)
 
-    async def restore(self, path: Path, *, replace: bool = False) -> int:
-        """Everything from a backup. Raises Refused when something is here already (unless ``replace``), Corrupt."""
+    async def restore(self, path: Path, *, overwrite: bool = False) -> int:
+        """Everything from a backup. Raises Refused when something is here already (unless ``overwrite``), Corrupt."""
         from registry.backup import restore
 
-        return await restore(self._redis, path, replace=replace)
+        return await restore(self._redis, path, overwrite=overwrite)
 
 
 def watch(
@@ -200,12 +207,12 @@ def watch(
     return SnapshotWatcher(connect, cache_file, verify_key, on_snapshot, clock=clock)
 
 
-def _parents_first(named: dict[str, object]) -> list[str]:
+def _parents_first(named: dict[str, Domain]) -> list[str]:
     order: list[str] = []
 
     def visit(name: str) -> None:
         if name in named and name not in order:
-            parent = getattr(named[name], "parent", None)
+            parent = named[name].parent
             if parent is not None and parent != name and parent not in visiting:
                 visiting.add(parent)
                 visit(parent)

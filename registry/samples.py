@@ -167,7 +167,7 @@ class SampleStore(Store):
         if raw is not None:
             return str(raw.decode())
         # The writer may have died between sample and locator: look everywhere, then remember.
-        names = [name.decode() for name in await self._redis.command("SMEMBERS", self._keys.domains)]
+        names: list[str] = [name.decode() for name in await self._redis.command("SMEMBERS", self._keys.domains)]
         for start in range(0, len(names), _PAGE):
             part = names[start : start + _PAGE]
             there = await self._redis.many([("EXISTS", self._keys.sample(name, sample_id)) for name in part])
@@ -298,5 +298,5 @@ def _check_score(score: float | None) -> None:
 
 def _pairs(flat: Sequence[object]) -> list[tuple[bytes, float]]:
     if flat and isinstance(flat[0], tuple | list):
-        return [(pair[0], pair[1]) for pair in flat]  # type: ignore[index, misc]
+        return [(pair[0], pair[1]) for pair in flat]  # type: ignore[index]
     return list(zip(flat[::2], flat[1::2], strict=True))  # type: ignore[arg-type]

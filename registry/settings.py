@@ -32,24 +32,28 @@ class Section(BaseModel):
 class TimeoutSettings(Section):
     """How long the gateway waits for an upstream."""
 
-    connect: Seconds = Field(5.0, description="seconds until a connection must stand")
-    first_token: Seconds = Field(60.0, description="seconds until the first byte of an answer")
-    between_chunks: Seconds = Field(60.0, description="seconds between two pieces of a streamed answer")
-    total: Seconds = Field(600.0, description="seconds for a whole answer")
+    connect: Seconds = Field(default=5.0, description="seconds until a connection must stand")
+    first_token: Seconds = Field(default=60.0, description="seconds until the first byte of an answer")
+    between_chunks: Seconds = Field(default=60.0, description="seconds between two pieces of a streamed answer")
+    total: Seconds = Field(default=600.0, description="seconds for a whole answer")
 
 
 class UpstreamSettings(Section):
     """One model provider."""
 
     name: str = Field(min_length=1, description="how `models` refers to it")
-    dialect: Dialect = Field("openai", description="wire format it speaks; `litellm`: translated by the LiteLLM SDK")
-    base_url: str | None = Field(None, description="address up to and without `/chat/completions`")
-    api_key: str | None = Field(None, repr=False, description="`env:NAME`, `os.environ/NAME` or the key itself")
-    timeouts: TimeoutSettings = Field(TimeoutSettings(), description="how long to wait for it")
-    headers: dict[str, str] = Field({}, repr=False, description="headers added to every request to it")
-    max_in_flight: Positive = Field(512, description="requests at one time per worker")
-    weight: Positive = Field(1, description="share of the traffic among equals")
-    params: dict[str, Any] = Field({}, repr=False, description="more arguments for the LiteLLM SDK (`litellm` only)")
+    dialect: Dialect = Field(
+        default="openai", description="wire format it speaks; `litellm`: translated by the LiteLLM SDK"
+    )
+    base_url: str | None = Field(default=None, description="address up to and without `/chat/completions`")
+    api_key: str | None = Field(default=None, repr=False, description="`env:NAME`, `os.environ/NAME` or the key itself")
+    timeouts: TimeoutSettings = Field(default=TimeoutSettings(), description="how long to wait for it")
+    headers: dict[str, str] = Field(default={}, repr=False, description="headers added to every request to it")
+    max_in_flight: Positive = Field(default=512, description="requests at one time per worker")
+    weight: Positive = Field(default=1, description="share of the traffic among equals")
+    params: dict[str, Any] = Field(
+        default={}, repr=False, description="more arguments for the LiteLLM SDK (`litellm` only)"
+    )
 
     @model_validator(mode="after")
     def _address(self) -> UpstreamSettings:
@@ -69,15 +73,18 @@ class ModelRoute(Section):
 
     name: str = Field(min_length=1, description="what callers ask for; `*` at the end matches any rest")
     upstream: str = Field(description="name of the upstream")
-    model: str | None = Field(None, description="name at the upstream; absent: the caller's, unchanged")
-    fallbacks: list[str] = Field([], description="model names tried in order when this one fails")
-    price_in: Annotated[float, Field(ge=0)] | None = Field(None, description="USD per million prompt tokens")
-    price_out: Annotated[float, Field(ge=0)] | None = Field(None, description="USD per million answer tokens")
-    weight: Positive = Field(1, description="share of the traffic among deployments of the same name")
+    model: str | None = Field(default=None, description="name at the upstream; absent: the caller's, unchanged")
+    fallbacks: list[str] = Field(default=[], description="model names tried in order when this one fails")
+    price_in: Annotated[float, Field(ge=0)] | None = Field(default=None, description="USD per million prompt tokens")
+    price_out: Annotated[float, Field(ge=0)] | None = Field(default=None, description="USD per million answer tokens")
+    weight: Positive = Field(default=1, description="share of the traffic among deployments of the same name")
     answer_tokens: Positive | None = Field(
-        None, description="most tokens of an answer in searches: what callers ask for, so that both are measured alike"
+        default=None,
+        description="most tokens of an answer in searches: what callers ask for, so that both are measured alike",
     )
-    params: dict[str, Any] = Field({}, repr=False, description="more arguments for the LiteLLM SDK (`litellm` only)")
+    params: dict[str, Any] = Field(
+        default={}, repr=False, description="more arguments for the LiteLLM SDK (`litellm` only)"
+    )
 
     @field_validator("name")
     @classmethod
@@ -91,31 +98,35 @@ class KeySettings(Section):
     """A gateway key that the file defines."""
 
     name: str = Field(min_length=1, description="name of the app or person")
-    role: records.Role = Field("caller", description="`caller`, `operator` or `viewer`")
-    key: str = Field("", repr=False, description="`env:NAME`, `os.environ/NAME` or the key itself")
-    domain: str | None = Field(None, description="domain of its traffic when the request names none")
-    requests_per_minute: Positive | None = Field(None, description="limit, 429 above it")
-    tokens_per_minute: Positive | None = Field(None, description="limit, 429 above it")
-    parallel: Positive | None = Field(None, description="requests at one time")
-    usd_per_day: Annotated[float, Field(ge=0)] | None = Field(None, description="budget, 429 above it")
+    role: records.Role = Field(default="caller", description="`caller`, `operator` or `viewer`")
+    key: str = Field(default="", repr=False, description="`env:NAME`, `os.environ/NAME` or the key itself")
+    domain: str | None = Field(default=None, description="domain of its traffic when the request names none")
+    requests_per_minute: Positive | None = Field(default=None, description="limit, 429 above it")
+    tokens_per_minute: Positive | None = Field(default=None, description="limit, 429 above it")
+    parallel: Positive | None = Field(default=None, description="requests at one time")
+    usd_per_day: Annotated[float, Field(ge=0)] | None = Field(default=None, description="budget, 429 above it")
 
 
 class SampleSettings(Section):
     """How much of a domain's traffic is kept for learning."""
 
-    share: Share = Field(0.05, description="share of exchanges")
-    per_hour: Annotated[int, Field(ge=0)] = Field(500, description="at most so many an hour")
+    share: Share = Field(default=0.05, description="share of exchanges")
+    per_hour: Annotated[int, Field(ge=0)] = Field(default=500, description="at most so many an hour")
 
 
 class CanarySettings(Section):
     """How a challenger meets traffic."""
 
     stages: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
-        [0.01, 0.05, 0.2, 0.5], min_length=1, description="shares of traffic, growing, at most 0.5"
+        default=[0.01, 0.05, 0.2, 0.5], min_length=1, description="shares of traffic, growing, at most 0.5"
     )
-    dwell_hours: list[Annotated[float, Field(ge=0)]] = Field([1, 6, 24, 48], description="least hours in each stage")
-    n_final: Positive = Field(4400, description="scored exchanges per arm for the final test")
-    margin: Annotated[float, Field(gt=0, lt=1)] = Field(0.03, description="non-inferiority margin of the final test")
+    dwell_hours: list[Annotated[float, Field(ge=0)]] = Field(
+        default=[1, 6, 24, 48], description="least hours in each stage"
+    )
+    n_final: Positive = Field(default=4400, description="scored exchanges per arm for the final test")
+    margin: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.03, description="non-inferiority margin of the final test"
+    )
 
     @model_validator(mode="after")
     def _matching(self) -> CanarySettings:
@@ -129,18 +140,18 @@ class CanarySettings(Section):
 class BudgetSettings(Section):
     """What one search may spend."""
 
-    calls: Annotated[int, Field(ge=0)] = Field(6000, description="model calls; 0 is no limit")
-    usd: Annotated[float, Field(ge=0)] | None = Field(None, description="USD; absent is no limit")
+    calls: Annotated[int, Field(ge=0)] = Field(default=6000, description="model calls; 0 is no limit")
+    usd: Annotated[float, Field(ge=0)] | None = Field(default=None, description="USD; absent is no limit")
 
 
 class JudgeSettings(Section):
     """How an answer of a task is scored."""
 
-    kind: records.JudgeKind = Field("exact", description="the scorer")
-    labels: list[str] = Field([], description="the choices, for `choice` and `macro_f1`")
-    rubric: list[str] = Field([], description="yes/no criteria, for `rubric`")
-    schema_: dict[str, Any] | None = Field(None, alias="schema", description="JSON schema, for `json_schema`")
-    lenient: bool = Field(False, description="`choice` only: the first label that the reply names counts")
+    kind: records.JudgeKind = Field(default="exact", description="the scorer")
+    labels: list[str] = Field(default=[], description="the choices, for `choice` and `macro_f1`")
+    rubric: list[str] = Field(default=[], description="yes/no criteria, for `rubric`")
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema", description="JSON schema, for `json_schema`")
+    lenient: bool = Field(default=False, description="`choice` only: the first label that the reply names counts")
 
     @model_validator(mode="after")
     def _complete(self) -> JudgeSettings:
@@ -156,9 +167,9 @@ class JudgeSettings(Section):
 class TaskSettings(Section):
     """One kind of work in a domain."""
 
-    user_prompt: str = Field("{question}", description="template with exactly one `{question}` slot")
-    judge: JudgeSettings = Field(JudgeSettings(), description="how its answers are scored")
-    adapted_prompt: str | None = Field(None, description="a user prompt optimized for it, when one is")
+    user_prompt: str = Field(default="{question}", description="template with exactly one `{question}` slot")
+    judge: JudgeSettings = Field(default=JudgeSettings(), description="how its answers are scored")
+    adapted_prompt: str | None = Field(default=None, description="a user prompt optimized for it, when one is")
 
     @field_validator("user_prompt", "adapted_prompt")
     @classmethod
@@ -173,10 +184,10 @@ class TaskSettings(Section):
 class MatchSettings(Section):
     """Sends traffic to this domain by what the request shows."""
 
-    model: str | None = Field(None, description="model name; `*` at the end matches any rest")
-    header: tuple[str, str] | None = Field(None, description="[name, value] of a request header")
-    system_prefix: str | None = Field(None, description="how the caller's system prompt begins")
-    task: str | None = Field(None, description="task of the matched traffic")
+    model: str | None = Field(default=None, description="model name; `*` at the end matches any rest")
+    header: tuple[str, str] | None = Field(default=None, description="[name, value] of a request header")
+    system_prefix: str | None = Field(default=None, description="how the caller's system prompt begins")
+    task: str | None = Field(default=None, description="task of the matched traffic")
 
     @model_validator(mode="after")
     def _something(self) -> MatchSettings:
@@ -188,22 +199,22 @@ class MatchSettings(Section):
 class DomainSettings(Section):
     """A family of tasks that share one system prompt."""
 
-    system_prompt: str | None = Field(None, description="becomes version 1 when the domain has none")
-    parent: str | None = Field(records.GLOBAL, description="whose prompt serves while this domain has none")
-    locked: str = Field("", description="operator text that always stands first and is never optimized")
-    inject: records.InjectMode = Field("prepend", description="how the prompt meets the caller's own")
-    sample: SampleSettings = Field(SampleSettings(), description="what is kept of the traffic")
-    base_model: str | None = Field(None, description="model that answers, for searches")
-    optimizer_model: str | None = Field(None, description="model that writes prompts")
-    judge_model: str | None = Field(None, description="model that scores")
-    audit_judge_model: str | None = Field(None, description="second judge, of another family, at the gate")
-    schedule: str | None = Field(None, description="cron expression (5 fields) for re-optimization")
-    canary: CanarySettings = Field(CanarySettings(), description="how a challenger meets traffic")
-    budget: BudgetSettings = Field(BudgetSettings(), description="what one search may spend")
-    promotion: records.PromotionPolicy = Field("manual", description="`manual`, `canary` or `auto`")
-    tasks: dict[str, TaskSettings] = Field({}, description="task name -> task")
-    match: list[MatchSettings] = Field([], description="rules that send traffic here")
-    meta_learning: bool = Field(False, description="this domain's traffic may teach the `global` prompt")
+    system_prompt: str | None = Field(default=None, description="becomes version 1 when the domain has none")
+    parent: str | None = Field(default=records.GLOBAL, description="whose prompt serves while this domain has none")
+    locked: str = Field(default="", description="operator text that always stands first and is never optimized")
+    inject: records.InjectMode = Field(default="prepend", description="how the prompt meets the caller's own")
+    sample: SampleSettings = Field(default=SampleSettings(), description="what is kept of the traffic")
+    base_model: str | None = Field(default=None, description="model that answers, for searches")
+    optimizer_model: str | None = Field(default=None, description="model that writes prompts")
+    judge_model: str | None = Field(default=None, description="model that scores")
+    audit_judge_model: str | None = Field(default=None, description="second judge, of another family, at the gate")
+    schedule: str | None = Field(default=None, description="cron expression (5 fields) for re-optimization")
+    canary: CanarySettings = Field(default=CanarySettings(), description="how a challenger meets traffic")
+    budget: BudgetSettings = Field(default=BudgetSettings(), description="what one search may spend")
+    promotion: records.PromotionPolicy = Field(default="manual", description="`manual`, `canary` or `auto`")
+    tasks: dict[str, TaskSettings] = Field(default={}, description="task name -> task")
+    match: list[MatchSettings] = Field(default=[], description="rules that send traffic here")
+    meta_learning: bool = Field(default=False, description="this domain's traffic may teach the `global` prompt")
 
     @field_validator("schedule")
     @classmethod
@@ -223,97 +234,121 @@ class DomainSettings(Section):
 class GatewaySettings(Section):
     """The gateway's own limits and habits."""
 
-    workers: Positive = Field(1, description="processes that share the port")
-    max_body_bytes: Positive = Field(32 * 2**20, description="largest request body, decompressed")
-    max_response_copy_bytes: Positive = Field(2**20, description="bytes of an answer that are looked at for a sample")
-    max_depth: Positive = Field(256, description="deepest nesting of a JSON body")
-    max_in_flight: Positive = Field(1024, description="requests at one time per worker; above it 429 at once")
-    sample_queue: Positive = Field(10_000, description="exchanges that wait to be written; above it they are dropped")
-    sample_per_key_share: Share = Field(0.5, description="largest share of a domain's hourly samples from one key")
-    sample_per_unit: Positive = Field(20, description="most samples from one unit in an hour")
-    keepalive: Seconds = Field(15.0, description="seconds of silence after which a stream gets a comment")
-    drain: Seconds = Field(30.0, description="seconds that streams may still take after SIGTERM")
-    feedback_days: Positive = Field(30, description="days for which an exchange id takes feedback")
-    eject_after: Positive = Field(5, description="failures in a row that take an upstream out")
-    eject_for: Seconds = Field(10.0, description="seconds an upstream stays out")
-    metrics: bool = Field(True, description="serve `/metrics`")
-    metrics_key: bool = Field(False, description="ask for a viewer or operator key on `/metrics`")
-    console: bool = Field(True, description="serve `/console`")
-    control_plane: bool = Field(True, description="serve `/api`; a gateway without it cannot move a pointer")
-    log: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    log_format: Literal["text", "json"] = Field("text", description="form of the log lines")
-    forwarded_allow: str = Field("127.0.0.1", description="addresses whose `x-forwarded-*` headers are believed")
-    otel: bool = Field(False, description="OpenTelemetry traces (extra `otel`)")
-    webhooks: list[str] = Field([], description="addresses told of promotions, rollbacks and approvals")
-    webhook_secret: str | None = Field(None, repr=False, description="signs webhooks; `env:NAME` or the secret itself")
+    workers: Positive = Field(default=1, description="processes that share the port")
+    max_body_bytes: Positive = Field(default=32 * 2**20, description="largest request body, decompressed")
+    max_response_copy_bytes: Positive = Field(
+        default=2**20, description="bytes of an answer that are looked at for a sample"
+    )
+    max_depth: Positive = Field(default=256, description="deepest nesting of a JSON body")
+    max_in_flight: Positive = Field(default=1024, description="requests at one time per worker; above it 429 at once")
+    sample_queue: Positive = Field(
+        default=10_000, description="exchanges that wait to be written; above it they are dropped"
+    )
+    sample_per_key_share: Share = Field(
+        default=0.5, description="largest share of a domain's hourly samples from one key"
+    )
+    sample_per_unit: Positive = Field(default=20, description="most samples from one unit in an hour")
+    keepalive: Seconds = Field(default=15.0, description="seconds of silence after which a stream gets a comment")
+    drain: Seconds = Field(default=30.0, description="seconds that streams may still take after SIGTERM")
+    feedback_days: Positive = Field(default=30, description="days for which an exchange id takes feedback")
+    eject_after: Positive = Field(default=5, description="failures in a row that take an upstream out")
+    eject_for: Seconds = Field(default=10.0, description="seconds an upstream stays out")
+    metrics: bool = Field(default=True, description="serve `/metrics`")
+    metrics_key: bool = Field(default=False, description="ask for a viewer or operator key on `/metrics`")
+    console: bool = Field(default=True, description="serve `/console`")
+    control_plane: bool = Field(default=True, description="serve `/api`; a gateway without it cannot move a pointer")
+    log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
+    log_format: Literal["text", "json"] = Field(default="text", description="form of the log lines")
+    forwarded_allow: str = Field(
+        default="127.0.0.1", description="addresses whose `x-forwarded-*` headers are believed"
+    )
+    otel: bool = Field(default=False, description="OpenTelemetry traces (extra `otel`)")
+    webhooks: list[str] = Field(default=[], description="addresses told of promotions, rollbacks and approvals")
+    webhook_secret: str | None = Field(
+        default=None, repr=False, description="signs webhooks; `env:NAME` or the secret itself"
+    )
 
 
 class JobsSettings(Section):
     """The clock's own limits and habits."""
 
-    concurrency: Positive = Field(2, description="jobs at one time per worker")
-    calls_in_flight: Positive = Field(8, description="model calls at one time per provider")
-    metrics: str | None = Field(None, description="HOST:PORT for a worker's metrics")
-    lease_seconds: Seconds = Field(30.0, description="after so long without a sign a job is taken over")
-    judge_calls_per_day: Annotated[int, Field(ge=0)] = Field(5_000, description="per domain; 0 judges nothing")
-    judge_usd_per_day: Annotated[float, Field(ge=0)] | None = Field(None, description="per domain; absent: no limit")
-    search_usd_per_day: Annotated[float, Field(ge=0)] | None = Field(None, description="fleet; absent: no limit")
-    search_calls_per_day: Annotated[int, Field(ge=0)] | None = Field(None, description="fleet; absent: no limit")
-    judge_every_minutes: Seconds = Field(10.0, description="minutes between two rounds of judging")
-    canary_every_seconds: Seconds = Field(2.0, description="seconds between two looks at running canaries")
-    curate_every_hours: Seconds = Field(6.0, description="hours between two rounds of making datasets")
-    automatic_promotions: Positive = Field(5, description="in a row, then a person must confirm")
-    holdback_share: Share = Field(0.05, description="traffic left on the old prompt after an automatic promotion")
-    holdback_days: Seconds = Field(14.0, description="days the holdback lasts")
+    concurrency: Positive = Field(default=2, description="jobs at one time per worker")
+    calls_in_flight: Positive = Field(default=8, description="model calls at one time per provider")
+    metrics: str | None = Field(default=None, description="HOST:PORT for a worker's metrics")
+    lease_seconds: Seconds = Field(default=30.0, description="after so long without a sign a job is taken over")
+    judge_calls_per_day: Annotated[int, Field(ge=0)] = Field(default=5_000, description="per domain; 0 judges nothing")
+    judge_usd_per_day: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="per domain; absent: no limit"
+    )
+    search_usd_per_day: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="fleet; absent: no limit"
+    )
+    search_calls_per_day: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="fleet; absent: no limit"
+    )
+    judge_every_minutes: Seconds = Field(default=10.0, description="minutes between two rounds of judging")
+    canary_every_seconds: Seconds = Field(default=2.0, description="seconds between two looks at running canaries")
+    curate_every_hours: Seconds = Field(default=6.0, description="hours between two rounds of making datasets")
+    automatic_promotions: Positive = Field(default=5, description="in a row, then a person must confirm")
+    holdback_share: Share = Field(
+        default=0.05, description="traffic left on the old prompt after an automatic promotion"
+    )
+    holdback_days: Seconds = Field(default=14.0, description="days the holdback lasts")
     cache_cost_veto_usd: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="a promotion that costs more in prompt cache waits for a person"
+        default=None, description="a promotion that costs more in prompt cache waits for a person"
     )
 
 
 class RetentionSettings(Section):
     """How long and how much the registry keeps. Versions are kept for ever."""
 
-    sample_days: Positive = Field(30, description="days a sample lives")
-    samples_per_task: Positive = Field(10_000, description="representative samples per task")
-    failures_per_task: Positive = Field(2_000, description="failure samples per task")
-    half_life_days: Seconds = Field(1.0, description="a sample's weight in a full reservoir halves in so many days")
-    outcomes: Positive = Field(100_000, description="single outcomes kept per domain (sums are kept longer)")
-    units_per_arm: Positive = Field(200_000, description="units with sums of their own per version and arm")
-    unit_days: Positive = Field(90, description="days the sums per unit live")
-    dataset_days: Positive = Field(90, description="days a dataset made from traffic lives")
-    datasets: Positive = Field(200, description="datasets per domain")
-    run_days: Positive = Field(365, description="days a run lives")
-    runs: Positive = Field(500, description="runs per domain")
-    run_events: Positive = Field(20_000, description="events per run")
-    audit: Positive = Field(100_000, description="audit entries per domain")
-    request_hours: Positive = Field(24, description="hours a request id is remembered")
-    approvals: Positive = Field(2_000, description="approvals, decided ones go first")
-    triggers: Positive = Field(10_000, description="triggers that wait")
+    sample_days: Positive = Field(default=30, description="days a sample lives")
+    samples_per_task: Positive = Field(default=10_000, description="representative samples per task")
+    failures_per_task: Positive = Field(default=2_000, description="failure samples per task")
+    half_life_days: Seconds = Field(
+        default=1.0, description="a sample's weight in a full reservoir halves in so many days"
+    )
+    outcomes: Positive = Field(default=100_000, description="single outcomes kept per domain (sums are kept longer)")
+    units_per_arm: Positive = Field(default=200_000, description="units with sums of their own per version and arm")
+    unit_days: Positive = Field(default=90, description="days the sums per unit live")
+    dataset_days: Positive = Field(default=90, description="days a dataset made from traffic lives")
+    datasets: Positive = Field(default=200, description="datasets per domain")
+    run_days: Positive = Field(default=365, description="days a run lives")
+    runs: Positive = Field(default=500, description="runs per domain")
+    run_events: Positive = Field(default=20_000, description="events per run")
+    audit: Positive = Field(default=100_000, description="audit entries per domain")
+    request_hours: Positive = Field(default=24, description="hours a request id is remembered")
+    approvals: Positive = Field(default=2_000, description="approvals, decided ones go first")
+    triggers: Positive = Field(default=10_000, description="triggers that wait")
 
 
 class Settings(Section):
     """The whole file."""
 
-    home: Path = Field(Path(".metaspo"), description="embedded Redis, snapshots, journals, signing key")
-    redis_url: str | None = Field(None, repr=False, description="absent: an embedded Redis under `home`")
+    home: Path = Field(default=Path(".metaspo"), description="embedded Redis, snapshots, journals, signing key")
+    redis_url: str | None = Field(default=None, repr=False, description="absent: an embedded Redis under `home`")
     redis_url_data_plane: str | None = Field(
-        None, repr=False, description="the same Redis as a user that cannot write versions or pointers"
+        default=None, repr=False, description="the same Redis as a user that cannot write versions or pointers"
     )
-    redis_prefix: str = Field(PREFIX, pattern=r"^[A-Za-z0-9_.-]+$", description="first part of every Redis key")
+    redis_prefix: str = Field(default=PREFIX, pattern=r"^[A-Za-z0-9_.-]+$", description="first part of every Redis key")
     confirm_replicas: Annotated[int, Field(ge=0)] = Field(
-        0, description="replicas that must hold a write before it counts"
+        default=0, description="replicas that must hold a write before it counts"
     )
-    signing_key: Path | None = Field(None, description="private key file; absent: `home/signing.key`")
-    verify_key: str | None = Field(None, description="public key: file or base64; absent: `home/signing.pub` if there")
-    listen: str = Field("127.0.0.1:8080", description="HOST:PORT of the gateway")
-    upstreams: list[UpstreamSettings] = Field([], description="model providers")
-    models: list[ModelRoute] = Field([], description="what callers may ask for; absent: any name")
-    keys: list[KeySettings] = Field([], description="gateway keys that the file defines")
-    domains: dict[str, DomainSettings] = Field({}, description="domain name -> domain")
-    gateway: GatewaySettings = Field(GatewaySettings(), description="the gateway's limits and habits")
-    jobs: JobsSettings = Field(JobsSettings(), description="the clock's limits and habits")
-    retention: RetentionSettings = Field(RetentionSettings(), description="how long and how much is kept")
-    notes: tuple[str, ...] = Field((), exclude=True, repr=False, description="what was read but has no meaning here")
+    signing_key: Path | None = Field(default=None, description="private key file; absent: `home/signing.key`")
+    verify_key: str | None = Field(
+        default=None, description="public key: file or base64; absent: `home/signing.pub` if there"
+    )
+    listen: str = Field(default="127.0.0.1:8080", description="HOST:PORT of the gateway")
+    upstreams: list[UpstreamSettings] = Field(default=[], description="model providers")
+    models: list[ModelRoute] = Field(default=[], description="what callers may ask for; absent: any name")
+    keys: list[KeySettings] = Field(default=[], description="gateway keys that the file defines")
+    domains: dict[str, DomainSettings] = Field(default={}, description="domain name -> domain")
+    gateway: GatewaySettings = Field(default=GatewaySettings(), description="the gateway's limits and habits")
+    jobs: JobsSettings = Field(default=JobsSettings(), description="the clock's limits and habits")
+    retention: RetentionSettings = Field(default=RetentionSettings(), description="how long and how much is kept")
+    notes: tuple[str, ...] = Field(
+        default=(), exclude=True, repr=False, description="what was read but has no meaning here"
+    )
 
     @field_validator("listen")
     @classmethod

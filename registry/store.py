@@ -1,4 +1,4 @@
-"""What every store of the registry has: the connection, a clock, ids, a signer, limits; and how records become bytes."""
+"""What every store of the registry has: connection, clock, ids, signer, limits; and how records become bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 def decode(kind: type[T], raw: bytes | str, what: str) -> T:
     """JSON as a record. Raises Corrupt, naming ``what``."""
     try:
-        return _decoder(kind).decode(raw)  # type: ignore[no-any-return]
+        decoder: msgspec.json.Decoder[T] = _decoder(kind)  # type: ignore[arg-type]  # a type is hashable
+        return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(f"{what} cannot be read: {error}.") from error
 
