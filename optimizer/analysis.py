@@ -6,7 +6,6 @@ characters, then labelled hypotheses), and findings that quote an example are dr
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from optimizer.failures import Failures, answer_form
 from optimizer.prompts import Ask, Hypothesis
 from optimizer.proposals import History, Parent, Proposal, ProposerName, SystemAsk, UserAsk
 from optimizer.replies import Unparsed
+from optimizer.waves import together
 
 Parsed = TypeVar("Parsed")
 DRAWS = 2
@@ -33,12 +33,13 @@ async def put(
         reply = await evaluation.optimize_call(
             question.messages, purpose=question.purpose, n=n * DRAWS + draw, schema=question.schema
         )
+        if reply.finish != "stop":
+            evaluation.reject(f"{question.purpose}: {reply.finish}")
+            continue
         try:
-            if reply.finish != "stop":
-                raise Unparsed(f"the reply ended by {reply.finish}")
             return read(reply.text)
         except Unparsed:
-            evaluation.reject(f"{question.purpose}: unreadable reply")
+            evaluation.reject(f"{question.purpose}: unreadable")
     return None
 
 
@@ -54,8 +55,8 @@ class Rewriter:
         """One candidate per hypothesis and parent; the number of hypotheses is ``count`` shared out over the parents."""
         parents = len(ask.parents)
         shares = [ask.count // parents + (i < ask.count % parents) for i in range(parents)]
-        made = await asyncio.gather(
-            *(
+        made = await together(
+            (
                 self._improve(parent, share, ask.history, ask.generation)
                 for parent, share in zip(ask.parents, shares, strict=True)
                 if share
@@ -77,7 +78,7 @@ class Rewriter:
             findings=findings,
         )
         draws = range(ask.generation * ask.count, (ask.generation + 1) * ask.count)
-        written = await asyncio.gather(*(put(self._evaluation, question, replies.user_prompt, n=n) for n in draws))
+        written = await together(put(self._evaluation, question, replies.user_prompt, n=n) for n in draws)
         return list(dict.fromkeys(text for text in written if text is not None))
 
     def learn(self, proposal: Proposal, gain: float) -> None:
@@ -104,8 +105,8 @@ class Rewriter:
         )
 
     async def _improve(self, parent: Parent, count: int, history: History, generation: int) -> list[Proposal]:
-        analysed = await asyncio.gather(
-            *(self.findings(f, parent.prompt, f.task.user_prompt, generation) for f in parent.failures)
+        analysed = await together(
+            self.findings(f, parent.prompt, f.task.user_prompt, generation) for f in parent.failures
         )
         by_task = {f.task.name: rows for f, rows in zip(parent.failures, analysed, strict=True) if rows}
         if not by_task:
@@ -118,7 +119,7 @@ class Rewriter:
             n=generation,
             draws=DRAWS,
         )
-        written = await asyncio.gather(*(self._write(parent.prompt, h, generation) for h in hypotheses or ()))
+        written = await together(self._write(parent.prompt, h, generation) for h in hypotheses or ())
         return [
             Proposal(prompt=text, parent=parent.prompt, hypothesis=f"{h.label}: {h.change}")
             for h, text in zip(hypotheses or (), written, strict=True)

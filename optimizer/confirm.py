@@ -1,18 +1,19 @@
 """The holdout: the one time that nobody searched on. Incumbent and finalist answer the same examples; the gate decides.
 
-Both arms use each task's own user prompt, the one that production sends, so the difference is the system prompt's alone.
+Both arms of a system prompt search use each task's own user prompt, the one that production sends, so the difference is the
+system prompt's alone. An adaptation search compares user prompts at one system prompt.
 Unseen tasks are measured beside and do not enter the gate.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from optimizer.components import corpus_for
 from optimizer.draws import stream
 from optimizer.evaluation import Evaluation
 from optimizer.evidence import GateInputs, GatePolicy, Paired, TaskEvidence
@@ -21,13 +22,22 @@ from optimizer.lint import lint
 from optimizer.racing import CHARACTERS_PER_TOKEN
 from optimizer.records import Example, ItemScore, Rollout, Scores, SearchSpec, SearchTask
 from optimizer.scoring import split_scores
+from optimizer.waves import together
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One system prompt on the confirmation examples: rollouts per task, aligned with the examples of that task."""
+    """What is compared: a system prompt with one user prompt per task."""
 
-    prompt: str
+    system: str
+    user_prompts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm's rollouts per task, aligned with the confirmation examples of that task."""
+
+    arm: Arm
     rollouts: dict[str, list[Rollout]]
 
 
@@ -41,6 +51,16 @@ class Confirmation:
     per_item: tuple[ItemScore, ...]
 
 
+Chosen = Mapping[str, tuple[Example, ...]]
+"""The confirmation examples of each task."""
+
+
+def arm_of(spec: SearchSpec, system: str, user_prompts: Mapping[str, tuple[str, ...]] | None = None) -> Arm:
+    """``system`` with each task's own user prompt, or with the first of ``user_prompts`` where it has any."""
+    found = user_prompts or {}
+    return Arm(system, {task.name: (found.get(task.name) or (task.user_prompt,))[0] for task in spec.tasks})
+
+
 def confirmation_examples(spec: SearchSpec, per_task: int, per_unseen: int) -> dict[str, tuple[Example, ...]]:
     """Which holdout examples confirm: a seeded draw per task, the same for every prompt of the run."""
     chosen: dict[str, tuple[Example, ...]] = {}
@@ -52,12 +72,10 @@ def confirmation_examples(spec: SearchSpec, per_task: int, per_unseen: int) -> d
 
 
 async def confirm(
-    spec: SearchSpec, evaluation: Evaluation, incumbent: str, winner: str, examples: dict[str, tuple[Example, ...]]
+    spec: SearchSpec, evaluation: Evaluation, incumbent: Arm, winner: Arm, examples: Chosen
 ) -> Confirmation:
-    """Measure both prompts on ``examples`` and let the gate decide. Raises ``BudgetSpent`` when they do not fit."""
-    first, second = await asyncio.gather(
-        measure(spec.tasks, evaluation, incumbent, examples), measure(spec.tasks, evaluation, winner, examples)
-    )
+    """Measure both arms on ``examples`` and let the gate decide. Raises ``BudgetSpent`` when they do not fit."""
+    first, second = await together(measure(spec.tasks, evaluation, arm, examples) for arm in (incumbent, winner))
     gate = None
     if winner != incumbent:
         evidence = [
@@ -67,13 +85,11 @@ async def confirm(
         ]
         inputs = GateInputs(
             tasks=evidence,
-            prompt_tokens=(_tokens(incumbent), _tokens(winner)),
+            prompt_tokens=(_tokens(incumbent.system), _tokens(winner.system)),
             cost_per_request=_cost(spec, first, second),
-            lint_hits=len(lint(winner, incumbent=incumbent, allow=_allowed(spec))),
+            lint_hits=_lint_hits(spec, incumbent, winner),
         )
-        # three tasks are the rule; a domain that has fewer is judged on those it has, and the report says how many
-        policy = GatePolicy(min_tasks=min(3, len(spec.sources)))
-        gate = decide(inputs, policy)
+        gate = decide(inputs, policy_for(spec))
     items = tuple(
         ItemScore(
             task=task.name,
@@ -92,17 +108,20 @@ async def confirm(
     )
 
 
-async def measure(
-    tasks: Sequence[SearchTask], evaluation: Evaluation, prompt: str, examples: dict[str, tuple[Example, ...]]
-) -> Arm:
-    """``prompt`` on the confirmation examples of every task, under the task's own user prompt."""
-    answered = await asyncio.gather(
-        *(evaluation.rollouts(prompt, task, task.user_prompt, examples[task.name]) for task in tasks)
+def policy_for(spec: SearchSpec) -> GatePolicy:
+    """The gate's bounds. Three tasks are the rule; a domain that has fewer is judged on those it has."""
+    return GatePolicy(min_tasks=min(3, len(spec.sources)))
+
+
+async def measure(tasks: Sequence[SearchTask], evaluation: Evaluation, arm: Arm, examples: Chosen) -> Measured:
+    """``arm`` on the confirmation examples of every task."""
+    answered = await together(
+        evaluation.rollouts(arm.system, task, arm.user_prompts[task.name], examples[task.name]) for task in tasks
     )
-    return Arm(prompt, {task.name: rollouts for task, rollouts in zip(tasks, answered, strict=True)})
+    return Measured(arm, {task.name: rollouts for task, rollouts in zip(tasks, answered, strict=True)})
 
 
-def scores_of(spec: SearchSpec, evaluation: Evaluation, arm: Arm, examples: dict[str, tuple[Example, ...]]) -> Scores:
+def scores_of(spec: SearchSpec, evaluation: Evaluation, arm: Measured, examples: Chosen) -> Scores:
     """An arm's scores with intervals: holdout of source tasks, test of unseen ones."""
 
     def split(tasks: Sequence[SearchTask]) -> dict[str, tuple[Example, ...]]:
@@ -117,7 +136,12 @@ def scores_of(spec: SearchSpec, evaluation: Evaluation, arm: Arm, examples: dict
 
 
 async def _evidence(
-    spec: SearchSpec, evaluation: Evaluation, task: SearchTask, examples: Sequence[Example], first: Arm, second: Arm
+    spec: SearchSpec,
+    evaluation: Evaluation,
+    task: SearchTask,
+    examples: Sequence[Example],
+    first: Measured,
+    second: Measured,
 ) -> TaskEvidence:
     before, after = first.rollouts[task.name], second.rollouts[task.name]
     audit = None
@@ -134,7 +158,7 @@ async def _evidence(
         clusters=[example.cluster or example.id for example in examples],
         weights=np.array([example.weight for example in examples]),
         audit=audit,
-        seed_scores=scores.incumbent if spec.seed_prompt == first.prompt else None,
+        seed_scores=scores.incumbent if spec.seed_prompt == first.arm.system else None,
         answer_tokens=Paired(*(np.array([float(r.tokens_out) for r in arm]) for arm in (before, after))),
         valid_format=Paired(*(np.array([float(not r.malformed) for r in arm]) for arm in (before, after))),
     )
@@ -152,20 +176,23 @@ def _tokens(prompt: str) -> int:
     return math.ceil(len(prompt) / CHARACTERS_PER_TOKEN)
 
 
-def _allowed(spec: SearchSpec) -> list[str]:
-    from optimizer.components import corpus_for
+def _lint_hits(spec: SearchSpec, incumbent: Arm, winner: Arm) -> int:
+    """How often the linter objects to what is new in the winner."""
+    if winner.system == incumbent.system:
+        pairs = [(winner.user_prompts[t.name], t.user_prompt) for t in spec.sources]
+        return sum(len(lint(new, incumbent=old, slot=True)) for new, old in pairs)
+    own_words = [way for c in corpus_for(spec.sources).components for way in (c.text, *c.variants)]
+    labels = [label for task in spec.sources for label in task.judge.labels]
+    return len(lint(winner.system, incumbent=incumbent.system, allow=[*own_words, *labels]))
 
-    sentences = [c.text for c in corpus_for(spec.sources).components]
-    return [*sentences, *(label for task in spec.sources for label in task.judge.labels)]
 
-
-def _cost(spec: SearchSpec, first: Arm, second: Arm) -> tuple[float, float] | None:
+def _cost(spec: SearchSpec, first: Measured, second: Measured) -> tuple[float, float] | None:
     """USD per request of both arms, None where the price is not known or zero."""
     base = spec.models.base
     if not base.price_in and not base.price_out:
         return None
 
-    def usd(arm: Arm) -> float:
+    def usd(arm: Measured) -> float:
         rows = [rollout for rollouts in arm.rollouts.values() for rollout in rollouts]
         total = sum(r.tokens_in * (base.price_in or 0.0) + r.tokens_out * (base.price_out or 0.0) for r in rows)
         return total / 1e6 / max(1, len(rows))

@@ -12,7 +12,9 @@ class Found(Record, frozen=True, kw_only=True):
 
     winner: str
     reason: str
-    user_prompts: dict[str, tuple[str, ...]] = {}
+    user_prompts: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 -- msgspec copies it
     proposer: Literal["rewrite", "components", "none"] = "none"
     generations: tuple[Generation, ...] = ()
     notes: tuple[str, ...] = ()
+    adapted: bool = False
+    """True when the user prompts are what was found: then the holdout compares them, at one system prompt."""

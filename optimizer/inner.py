@@ -6,7 +6,6 @@ may not change, fixed further prompts are the robustness set, and this loop leav
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from optimizer.admission import Admission
@@ -15,6 +14,7 @@ from optimizer.plan import Plan
 from optimizer.proposals import Parent, Proposer, UserAsk
 from optimizer.racing import Cell, Rung, Scoreboard, course, price, race
 from optimizer.records import Rollout, SearchTask
+from optimizer.waves import together
 
 
 class UserPrompts:
@@ -61,19 +61,17 @@ async def improve(
     tasks = [f for f in parent.failures if f.task.editable_user_prompt and f.total and f.task.select]
     if not plan.user_candidates or not tasks:
         return 0
-    proposed = await asyncio.gather(
-        *(
-            proposer.user_prompts(
-                UserAsk(
-                    failures=f,
-                    system=parent.prompt,
-                    base=f.task.user_prompt,
-                    count=plan.user_candidates,
-                    generation=generation,
-                )
+    proposed = await together(
+        proposer.user_prompts(
+            UserAsk(
+                failures=f,
+                system=parent.prompt,
+                base=f.task.user_prompt,
+                count=plan.user_candidates,
+                generation=generation,
             )
-            for f in tasks
         )
+        for f in tasks
     )
     tried = 0
     for failures, texts in zip(tasks, proposed, strict=True):

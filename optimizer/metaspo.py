@@ -10,7 +10,6 @@ Read :func:`metaspo` from top to bottom; everything it calls is small and lives 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from optimizer.components import corpus_for
 from optimizer.draws import stream
 from optimizer.errors import BudgetSpent
 from optimizer.evaluation import Evaluation
-from optimizer.failures import collect
+from optimizer.failures import Failures, collect
 from optimizer.found import Found
 from optimizer.inner import UserPrompts
 from optimizer.plan import Plan
@@ -29,8 +28,11 @@ from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk
 from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, full_course, price, race
 from optimizer.records import Candidate, Generation, Rollout, SearchSpec
 from optimizer.sprig import ComponentEditor
+from optimizer.waves import together
 
 CANDIDATE_NAME = "g{generation}.{number}"
+WINDOWS = 3
+"""How far the reflect window is widened while nothing fails, in windows."""
 
 
 @dataclass
@@ -65,8 +67,8 @@ async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, 
         await preflight.judge_sanity(evaluation, spec.sources)
         for number in range(1, plan.generations + 1):
             parents = await _parents_with_failures(search, number)
-            if not any(parent.shares for parent in parents):
-                reason = "Nothing left to mend: the best prompt answers every example shown rightly."
+            if not any(parent.shares for parent in parents) and await _perfect(search):
+                reason = "Nothing left to mend: the best prompt answers every example of the search rightly."
                 break
             await inner.improve(
                 evaluation,
@@ -110,36 +112,53 @@ def _begin(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, plan: P
 
 
 async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
-    """Parents from the archive, each with its typed failures on a fresh part of the reflect split."""
+    """Parents from the archive, each with its typed failures on a part of the reflect split."""
+    prompts = search.archive.parents(search.plan.parents)
+    parents = await together(_with_failures(search, prompt, number) for prompt in prompts)
+    first = parents[0]
+    counts = {failures.task.name: failures.counts for failures in first.failures}
+    asked = sum(failures.asked for failures in first.failures)
+    wrong = sum(failures.total for failures in first.failures)
+    text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt"
+    search.evaluation.event("failures", text, generation=number, counts=counts)
+    return list(parents)
 
-    async def with_failures(prompt: str) -> Parent:
-        found = []
-        for task in search.spec.sources:
-            rows = sorted(task.reflect, key=lambda example: example.id)
-            stream(search.spec.seed, "reflect", task.name).shuffle(rows)
-            size = min(len(rows), search.plan.reflect_per_task)
-            first = (number - 1) * size % max(1, len(rows))
-            some = (rows + rows)[first : first + size]
+
+async def _with_failures(search: Search, prompt: str, number: int) -> Parent:
+    """``prompt`` with its failures: a window of each task's reflect split, that moves with the generation and is
+    widened while nothing fails."""
+    found: list[Failures] = []
+    for task in search.spec.sources:
+        rows = sorted(task.reflect, key=lambda example: example.id)
+        stream(search.spec.seed, "reflect", task.name).shuffle(rows)
+        size = min(len(rows), search.plan.reflect_per_task)
+        first = (number - 1) * size % max(1, len(rows))
+        for width in range(1, WINDOWS + 1):
+            some = (rows + rows)[first : first + min(len(rows), width * size)]
             rollouts = await search.evaluation.rollouts(prompt, task, task.user_prompt, some)
             rng = stream(search.spec.seed, "shown", number, task.name)
-            found.append(collect(task, some, rollouts, show=search.plan.shown_per_task, rng=rng))
-        return Parent(prompt, tuple(found))
+            failures = collect(task, some, rollouts, show=search.plan.shown_per_task, rng=rng)
+            if failures.total or len(some) == len(rows):
+                break
+        found.append(failures)
+    return Parent(prompt, tuple(found))
 
-    parents = await asyncio.gather(*(with_failures(prompt) for prompt in search.archive.parents(search.plan.parents)))
-    for parent in parents[:1]:
-        counts = {failures.task.name: failures.counts for failures in parent.failures}
-        asked = sum(failures.asked for failures in parent.failures)
-        wrong = sum(failures.total for failures in parent.failures)
-        text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt"
-        search.evaluation.event("failures", text, generation=number, counts=counts)
-    return list(parents)
+
+async def _perfect(search: Search) -> bool:
+    """Whether the best prompt is right on the select split too: all it was raced on, or the first race's cells."""
+    best = search.archive.best
+    if not search.board.scores.get(best):
+        size = search.plan.first_rungs[0].cells
+        cells = course(search.spec.sources, search.user_prompts.racing(), start=0, seed=search.spec.seed, length=size)
+        search.board.put(best, cells, await answer(search.evaluation, best, cells))
+    return search.board.mean(best)[0] >= 1.0
 
 
 async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> list[Proposal]:
     """Candidates that passed the door: the proposer's, and in the first generation diverse fixed sentences."""
     plan = search.plan
     ask = SystemAsk(
-        parents=tuple(parent for parent in parents if parent.shares),
+        parents=tuple(parent for parent in parents if parent.shares) or tuple(parents),
         count=plan.candidates,
         history=search.history,
         generation=number,

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from optimizer.racing import Rung
 from optimizer.records import Record, SearchSpec
 
 DEFAULT_CALLS = 6000
 LEAST_CALLS = 60
+BASELINE_SHARE = 0.08
+_BASELINES = 5
 GATE_EXAMPLES = 52
 """Two more than the gate's 50 examples per task, so that an unscored answer or two does not spoil the verdict."""
 
@@ -39,6 +43,8 @@ class Plan(Record, frozen=True, kw_only=True):
     final_per_task: int
     holdout_per_task: int
     unseen_per_task: int
+    baseline_per_task: int
+    confirmation_calls: int
 
     def lines(self) -> list[str]:
         """The sizes in words."""
@@ -52,7 +58,7 @@ class Plan(Record, frozen=True, kw_only=True):
             f"failures: {self.reflect_per_task} examples per task and parent, {self.shown_per_task} shown",
             f"user prompts: {self.user_candidates} tried per task on {self.user_cells} examples, {self.user_keep} kept",
             f"finalists: {self.finalists} on {self.final_per_task} examples per task and kept user prompt",
-            f"holdout: {self.holdout_per_task} examples per task, unseen tasks {self.unseen_per_task}",
+            f"holdout: {self.holdout_per_task} examples per task, unseen tasks {self.unseen_per_task}, baselines {self.baseline_per_task}",
         ]
 
 
@@ -64,9 +70,13 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     total = spec.budget.calls or calls or DEFAULT_CALLS
     tasks = max(1, len(spec.sources))
     usable = total / _cost_of_rollout(spec)
+    chosen = {name: spec.options[name] for name in Plan.__struct_fields__ if isinstance(spec.options.get(name), int)}
     holdout, unseen = _confirmation(spec, usable)
+    holdout, unseen = chosen.get("holdout_per_task", holdout), chosen.get("unseen_per_task", unseen)
     confirm = 2 * holdout * tasks + 2 * unseen * len(spec.unseen)
-    search = max(0.0, usable - confirm)
+    beside = _BASELINES * len(spec.tasks)
+    baseline = int(BASELINE_SHARE * usable / beside) if BASELINE_SHARE * usable >= 10 * beside else 0
+    search = max(0.0, usable - confirm - baseline * beside)
     if spec.models.optimizer is not None:
         search *= 0.96  # the optimizer's own calls come out of the same budget
     generations = 1 if search < 150 else 2 if search < 500 else 3 if search < 1000 else 5 if search < 2200 else 6
@@ -100,9 +110,10 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
         final_per_task=max(8, int(final / (2.2 * tasks * keep))) if final else 0,
         holdout_per_task=holdout,
         unseen_per_task=unseen,
+        baseline_per_task=baseline,
+        confirmation_calls=math.ceil((confirm + baseline * beside) * _cost_of_rollout(spec)),
     )
-    chosen = {name: spec.options[name] for name in Plan.__struct_fields__ if isinstance(spec.options.get(name), int)}
-    return derived if not chosen else _replaced(derived, chosen)
+    return replace(derived, **chosen) if chosen else derived
 
 
 def _cost_of_rollout(spec: SearchSpec) -> float:
@@ -128,7 +139,7 @@ def _race_sizes(calls: float, tasks: int) -> tuple[int, tuple[Rung, ...]]:
 
     With E entrants and first block b, rungs b, 2b, 4b that keep E/3, 2 and 1 cost at most b (E + E/3 + 4).
     """
-    block = min(60.0, max(12.0, math.sqrt(max(calls, 1.0))))
+    block = min(60.0, max(8.0, math.sqrt(max(calls, 1.0))))
     block = max(1, round(block / tasks)) * tasks
     entrants = max(2, min(13, int(0.75 * (calls / block - 4))))
     keep = max(2, math.ceil(entrants / 3))
@@ -137,9 +148,3 @@ def _race_sizes(calls: float, tasks: int) -> tuple[int, tuple[Rung, ...]]:
         Rung(cells=2 * block, keep=2),
         Rung(cells=4 * block, keep=1),
     )
-
-
-def _replaced(plan: Plan, chosen: dict[str, int]) -> Plan:
-    from msgspec.structs import replace
-
-    return replace(plan, **chosen)

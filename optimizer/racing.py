@@ -8,15 +8,16 @@ Everything but :func:`race` is pure.
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from optimizer.draws import stream
 from optimizer.evaluation import Evaluation
 from optimizer.paired import t_quantile
 from optimizer.records import Example, Record, Rollout, SearchTask
+from optimizer.waves import together
 
 ALPHA = 0.05
 PRICE_PER_TOKEN = 5e-5
@@ -24,7 +25,7 @@ PRICE_PER_TOKEN = 5e-5
 CHARACTERS_PER_TOKEN = 4
 
 
-Respond = Callable[[str, "Sequence[Cell]"], Awaitable[list[Rollout]]]
+Respond = Callable[[str, "Sequence[Cell]"], Coroutine[Any, Any, list[Rollout]]]
 """Answers cells under an entrant: a system prompt, or a user prompt at a fixed system prompt."""
 
 
@@ -182,8 +183,8 @@ async def answer(evaluation: Evaluation, system: str, cells: Sequence[Cell]) -> 
     for i, cell in enumerate(cells):
         groups.setdefault((cell.task.name, cell.user_prompt), []).append(i)
     found: list[Rollout | None] = [None] * len(cells)
-    blocks = await asyncio.gather(
-        *(
+    blocks = await together(
+        (
             evaluation.rollouts(system, cells[block[0]].task, user_prompt, [cells[i].example for i in block])
             for (_, user_prompt), block in groups.items()
         )
@@ -215,7 +216,7 @@ async def race(
         end = min(rung.cells, len(cells))
         block = cells[done:end]
         if block:
-            answers = await asyncio.gather(*(respond(prompt, block) for prompt in alive))
+            answers = await together(respond(prompt, block) for prompt in alive)
             for prompt, rollouts in zip(alive, answers, strict=True):
                 board.put(prompt, block, rollouts)
             done = end

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from optimizer import baselines
 from optimizer.analysis import Rewriter
 from optimizer.components import corpus_for
-from optimizer.confirm import Confirmation, confirm, confirmation_examples
+from optimizer.confirm import Chosen, Confirmation, arm_of, confirm, confirmation_examples
 from optimizer.errors import BudgetSpent, RunBlocked
 from optimizer.evaluation import Evaluation, OnEvent, ignore
 from optimizer.found import Found
-from optimizer.metaspo import metaspo
 from optimizer.models import Backend
 from optimizer.plan import LEAST_CALLS, Plan, plan_for
 from optimizer.preflight import constant_baseline
 from optimizer.proposals import Proposer
-from optimizer.records import Example, ModelRole, Scores, SearchResult, SearchSpec
+from optimizer.records import ModelRole, Scores, SearchResult, SearchSpec
 from optimizer.sprig import ComponentEditor
+
+PUBLISHED_LOOPS = frozenset({"outer_loop", "metaspo_ape", "metaspo_evo"})
 
 
 async def search(
@@ -31,27 +33,26 @@ async def search(
     ``clock`` gives seconds since the epoch; ``on_event`` follows the run; ``backends`` stand in for models. Raises an
     ``OptimizerError`` with one clear sentence when the run cannot start or go on; what was paid for stays in the journal.
     """
-    if not spec.sources:
-        raise RunBlocked("There is no source task to learn from: give at least one task without `role: unseen`.")
+    _check(spec)
     started = clock()
     async with Evaluation.open(spec, clock=clock, on_event=on_event, backends=backends) as evaluation:
         plan = plan_for(spec)
-        if spec.budget.calls is not None and spec.budget.calls < LEAST_CALLS:
-            raise RunBlocked(
-                f"A search needs a budget of at least {LEAST_CALLS} calls, this one has {spec.budget.calls}."
-            )
-        incumbent = spec.incumbent if spec.incumbent is not None else spec.seed_prompt
-        found = await _find(spec, evaluation, plan)
         examples = confirmation_examples(spec, plan.holdout_per_task, plan.unseen_per_task)
-        confirmation, note = await _confirm(spec, evaluation, incumbent, found, examples)
+        reserve = plan.confirmation_calls if spec.budget.calls is not None and not _as_published(spec) else 0
+        evaluation.set_aside(reserve)
+        found = await find(spec, evaluation, plan)
+        evaluation.give_back(reserve)
+        confirmation, notes = await _confirm(spec, evaluation, found, examples)
+        beside, left_out = await _beside(spec, evaluation, plan, examples)
         evaluation.finished()
         return SearchResult(
             method=spec.method,
             winner=found.winner,
-            incumbent=incumbent,
+            incumbent=_incumbent(spec),
             user_prompts=found.user_prompts,
             incumbent_scores=confirmation.incumbent,
             winner_scores=confirmation.winner,
+            baselines=beside,
             constant_baseline={
                 task.name: constant_baseline(task, examples[task.name]) for task in spec.tasks if examples[task.name]
             },
@@ -62,8 +63,37 @@ async def search(
             generations=found.generations,
             reason=found.reason,
             per_item=confirmation.per_item,
-            notes=(*evaluation.notes, *found.notes, *note),
+            notes=(*evaluation.notes, *found.notes, *notes, *left_out),
         )
+
+
+async def find(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
+    """Let the method of ``spec`` search. Raises ``RunBlocked`` for a method that cannot run on this spec."""
+    if spec.method in PUBLISHED_LOOPS or (spec.method == "metaspo" and spec.faithful):
+        from optimizer.faithful import faithful
+
+        return await faithful(spec, evaluation)
+    if spec.method == "metaspo":
+        from optimizer.metaspo import metaspo
+
+        return await metaspo(spec, evaluation, proposer_for(spec, evaluation), plan)
+    if spec.method == "protegi":
+        from optimizer.protegi import protegi
+
+        return await protegi(spec, evaluation)
+    if spec.method == "ape":
+        from optimizer.ape import ape
+
+        return await ape(spec, evaluation)
+    if spec.method == "sprig":
+        from optimizer.sprig import sprig
+
+        return await sprig(spec, evaluation, plan)
+    if spec.method == "gepa":
+        from optimizer.gepa import gepa_search
+
+        return await gepa_search(spec, evaluation, plan)
+    return await baselines.find(spec, evaluation)
 
 
 def proposer_for(spec: SearchSpec, evaluation: Evaluation) -> Proposer:
@@ -74,20 +104,52 @@ def proposer_for(spec: SearchSpec, evaluation: Evaluation) -> Proposer:
     return ComponentEditor(corpus_for(spec.sources), seed=spec.seed)
 
 
-async def _find(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
-    return await metaspo(spec, evaluation, proposer_for(spec, evaluation), plan)
+def _check(spec: SearchSpec) -> None:
+    if not spec.sources:
+        raise RunBlocked("There is no source task to learn from: give at least one task without `role: unseen`.")
+    if spec.budget.calls is not None and spec.budget.calls < LEAST_CALLS:
+        raise RunBlocked(f"A search needs a budget of at least {LEAST_CALLS} calls, this one has {spec.budget.calls}.")
+    wanted = spec.options.get("proposer", "")
+    if wanted not in ("", "rewrite", "components"):
+        raise RunBlocked(f"The option proposer is {wanted!r}: take `rewrite` or `components`, or leave it out.")
+
+
+def _incumbent(spec: SearchSpec) -> str:
+    return spec.seed_prompt if spec.incumbent is None else spec.incumbent
+
+
+def _as_published(spec: SearchSpec) -> bool:
+    """Loops that run to their own end and test themselves. ``options: {confirm: true}`` puts the gate on top."""
+    return (spec.faithful or spec.method in PUBLISHED_LOOPS) and not spec.options.get("confirm", False)
 
 
 async def _confirm(
-    spec: SearchSpec,
-    evaluation: Evaluation,
-    incumbent: str,
-    found: Found,
-    examples: dict[str, tuple[Example, ...]],
+    spec: SearchSpec, evaluation: Evaluation, found: Found, examples: Chosen
 ) -> tuple[Confirmation, tuple[str, ...]]:
     """The holdout, or, when the budget does not reach, no evidence and a note that says so."""
+    nothing = Confirmation(Scores(), Scores(), None, ())
+    if _as_published(spec):
+        return nothing, ()
+    incumbent = arm_of(spec, _incumbent(spec))
+    winner = arm_of(spec, found.winner, found.user_prompts if found.adapted else None)
     evaluation.event("confirm", f"holdout: {sum(map(len, examples.values()))} examples, incumbent and winner")
     try:
-        return await confirm(spec, evaluation, incumbent, found.winner, examples), ()
+        confirmation = await confirm(spec, evaluation, incumbent, winner, examples)
     except BudgetSpent as spent:
-        return Confirmation(Scores(), Scores(), None, ()), (f"The winner was not confirmed: {spent}",)
+        return nothing, (f"The winner was not confirmed: {spent}",)
+    if confirmation.gate is not None:
+        evaluation.event("gate", f"{confirmation.gate.outcome}: {confirmation.gate.reason}")
+    return confirmation, ()
+
+
+async def _beside(
+    spec: SearchSpec, evaluation: Evaluation, plan: Plan, examples: Chosen
+) -> tuple[dict[str, Scores], tuple[str, ...]]:
+    """The fixed baselines on a part of the confirmation examples (``options: {baselines: full}``: on all of them)."""
+    if _as_published(spec):
+        return {}, ()
+    full = spec.options.get("baselines") == "full"
+    if not full and not plan.baseline_per_task:
+        return {}, ("The fixed baselines were left out of the report: the budget is too small for them.",)
+    part = examples if full else {name: rows[: plan.baseline_per_task] for name, rows in examples.items()}
+    return await baselines.beside(spec, evaluation, part)
