@@ -14,7 +14,7 @@ DESCRIPTION = (
 )
 
 
-def create_api(control: Control, *, control_plane: bool = True) -> FastAPI:
+def create_api(control: Control, *, control_plane: bool = True, console: bool = True) -> FastAPI:
     """The application behind the hot routes. Without ``control_plane``: feedback, health and metrics only."""
     app = FastAPI(
         title="metaspo-gateway",
@@ -32,5 +32,10 @@ def create_api(control: Control, *, control_plane: bool = True) -> FastAPI:
     if control_plane:
         for module in (domains, versions, moves, runs, kept, people):
             app.include_router(module.router)
+    if control_plane and console:
+        from gateway.console import STATIC, console_router
+
+        app.include_router(console_router(control))
+        app.mount("/console/static", STATIC)
     plane.document(app)
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Header, Query
@@ -87,27 +87,41 @@ async def run_events(
     """
     await registry.get_run(id)
     return StreamingResponse(
-        _follow(registry, id, last_event_id or "0", control.clock),
+        _as_sse(follow(registry, id, last_event_id or "0", control.clock)),
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
     )
 
 
-async def _follow(registry: Registry, run_id: str, after: str, clock: Callable[[], float]) -> AsyncIterator[bytes]:
+async def follow(
+    registry: Registry, run_id: str, after: str, clock: Callable[[], float]
+) -> AsyncIterator[tuple[str, dict[str, Any]] | Run | None]:
+    """A search as it goes: (id, event) for each event after ``after``, None now and then while nothing happens, and the
+    run itself at the end."""
     spoke = clock()
     while True:
         run = await registry.get_run(run_id)  # before the events: none that it already knows of is missed
         events = await registry.run_events(run_id, after)
         for event_id, event in events:
             after = event_id
-            yield b"id: " + event_id.encode() + b"\ndata: " + encode(event) + b"\n\n"
+            yield event_id, event
         if run.state in ENDED and not events:
-            yield b"event: end\ndata: " + encode(full(run)) + b"\n\n"
+            yield run
             return
         if events:
             spoke = clock()
-        elif clock() - spoke >= COMMENT_EVERY:
+            continue
+        if clock() - spoke >= COMMENT_EVERY:
             spoke = clock()
+            yield None
+        await asyncio.sleep(POLL)
+
+
+async def _as_sse(items: AsyncIterator[tuple[str, dict[str, Any]] | Run | None]) -> AsyncIterator[bytes]:
+    async for item in items:
+        if item is None:
             yield b": waiting\n\n"
-        if not events:
-            await asyncio.sleep(POLL)
+        elif isinstance(item, Run):
+            yield b"event: end\ndata: " + encode(full(item)) + b"\n\n"
+        else:
+            yield b"id: " + item[0].encode() + b"\ndata: " + encode(item[1]) + b"\n\n"

@@ -1,0 +1,67 @@
+// The little the pages need from a script: charts, a live run, and a confirmation that cannot be sent twice.
+"use strict";
+
+const ink = () => getComputedStyle(document.body).color;
+const palette = ["#2457c5", "#c2571a", "#1a7340", "#8e3bb0", "#8a5300", "#0f7c86"];
+
+function draw(node) {
+  const chart = JSON.parse(node.querySelector("script").textContent);
+  if (!chart.x.length) return;
+  const axis = { stroke: ink, grid: { stroke: "#8885", width: 1 }, ticks: { stroke: "#8885" } };
+  const options = {
+    width: node.clientWidth,
+    height: 288,
+    scales: { y: { range: chart.range || undefined } },
+    axes: [axis, { ...axis, size: 56 }],
+    series: [{}].concat(chart.series.map((s, i) => ({
+      label: s.label, stroke: palette[i % palette.length], width: s.thin ? 1 : 2, dash: s.thin ? [4, 4] : undefined,
+      points: { show: chart.x.length < 60 }, spanGaps: true, value: (_, v) => (v == null ? "–" : v.toFixed(3)),
+    }))),
+    hooks: {
+      draw: [(u) => {
+        u.ctx.save();
+        for (const mark of chart.marks || []) {
+          const x = u.valToPos(mark.x, "x", true);
+          u.ctx.strokeStyle = mark.bad ? "#b3261e" : "#1a7340";
+          u.ctx.setLineDash([6, 4]);
+          u.ctx.beginPath();
+          u.ctx.moveTo(x, u.bbox.top);
+          u.ctx.lineTo(x, u.bbox.top + u.bbox.height);
+          u.ctx.stroke();
+        }
+        u.ctx.restore();
+      }],
+    },
+  };
+  const plot = new uPlot(options, [chart.x, ...chart.series.map((s) => s.y)], node);
+  new ResizeObserver(() => plot.setSize({ width: node.clientWidth, height: 288 })).observe(node);
+}
+
+function follow(node) {
+  const list = node.querySelector("ol");
+  const source = new EventSource(node.dataset.events);
+  source.onmessage = (message) => {
+    const event = JSON.parse(message.data);
+    if (event.ended) {
+      source.close();
+      location.reload();
+      return;
+    }
+    const item = document.createElement("li");
+    item.textContent = event.text || JSON.stringify(event);
+    list.append(item);
+    list.scrollTop = list.scrollHeight;
+    if (event.spent != null && event.budget) {
+      const bar = document.querySelector("progress[data-spend]");
+      bar.max = event.budget;
+      bar.value = event.spent;
+    }
+  };
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".chart").forEach(draw);
+  document.querySelectorAll("[data-events]").forEach(follow);
+  document.querySelectorAll("form").forEach((form) =>
+    form.addEventListener("submit", () => form.querySelectorAll("button").forEach((button) => setTimeout(() => (button.disabled = true)))));
+});

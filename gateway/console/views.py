@@ -1,0 +1,555 @@
+"""What each page shows: one typed context per page, made from the registry. The routes render it as HTML or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.api.answers import Pointers, Score, pointers
+from gateway.api.control import Readiness
+from gateway.api.scores import scores_of
+from gateway.console.diff import Origin, Piece, blame, compare, rewritten
+from registry import (
+    Approval,
+    AuditEntry,
+    Deployment,
+    Domain,
+    KeyRecord,
+    NotFound,
+    Registry,
+    Run,
+    Sample,
+    Version,
+)
+
+PER_PAGE = 50
+HOUR = 3600.0
+CACHE_LIFE = HOUR
+
+
+class Page(msgspec.Struct, kw_only=True):
+    """What every page has: a title, the navigation entry it belongs to, and what the last action said."""
+
+    title: str
+    section: str = ""
+    said: str = ""
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A mean score with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class Need(msgspec.Struct, frozen=True):
+    """Something that waits for a person."""
+
+    text: str
+    href: str
+
+
+class DomainRow(msgspec.Struct, frozen=True):
+    """A domain on the overview."""
+
+    name: str
+    deployment: Pointers
+    score: Interval | None
+    requests: int
+    errors: int
+    promotion: str
+
+
+class Overview(Page):
+    """All domains, and what needs a person."""
+
+    rows: list[DomainRow]
+    needs: list[Need]
+    query: str
+    page: int
+    pages: int
+    total: int
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One line of a chart: None where it has no point."""
+
+    label: str
+    y: list[float | None]
+    thin: bool = False
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A moment marked on a chart."""
+
+    x: float
+    label: str
+    bad: bool = False
+
+
+class Chart(msgspec.Struct, frozen=True):
+    """A chart over time: ``x`` in seconds since the epoch."""
+
+    x: list[float]
+    series: list[Series]
+    marks: list[Mark] = []
+    range: tuple[float, float] | None = None
+
+
+class ArmRow(msgspec.Struct, frozen=True):
+    """One arm: what was counted, and what it scored."""
+
+    arm: str
+    version: int | None
+    requests: int
+    errors: int
+    latency: float | None
+    cost: float
+    score: Interval | None
+
+
+class DomainPage(Page):
+    """One domain."""
+
+    domain: Domain
+    deployment: Pointers
+    chart: Chart
+    arms: list[ArmRow]
+    versions: list[Version]
+    runs: list[Run]
+    audit: list[AuditEntry]
+    approvals: list[Approval]
+    looks: list[dict[str, Any]]
+    may_move: bool
+    running: bool
+
+
+class VersionPage(Page):
+    """One version: its text, what changed, where its words come from, and the gate's table."""
+
+    domain: str
+    version: Version
+    deployment: Pointers
+    against: int | None
+    numbers: list[int]
+    diff: list[Piece]
+    rewritten: float
+    origins: list[Origin]
+    may_move: bool
+
+
+class RunPage(Page):
+    """One search."""
+
+    run: Run
+    events: list[str]
+    live: bool
+    spent: int
+    budget: int
+    failures: dict[str, int]
+
+
+class SamplesPage(Page):
+    """Kept exchanges of a domain."""
+
+    domain: str
+    samples: list[Sample]
+    tasks: list[str]
+    task: str
+    band: str
+    may_move: bool
+
+
+class ApprovalsPage(Page):
+    """What waits for a person, and what was decided lately."""
+
+    waiting: list[Approval]
+    decided: list[Approval]
+    may_move: bool
+
+
+class KeysPage(Page):
+    """The gateway's keys. ``new_key`` is the text of one just made, shown this once."""
+
+    keys: list[KeyRecord]
+    domains: list[str]
+    may_move: bool
+    new_key: str = ""
+
+
+class AuditPage(Page):
+    """Who moved what."""
+
+    audit: list[AuditEntry]
+    domains: list[str]
+    domain: str
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """A domain's schedule."""
+
+    domain: str
+    schedule: str
+    last: Run | None
+
+
+class JobsPage(Page):
+    """What runs by itself."""
+
+    rows: list[JobRow]
+    runs: list[Run]
+
+
+class HealthPage(Page):
+    """How the gateway itself is."""
+
+    facts: dict[str, str]
+    ready: bool
+    refused: dict[str, int]
+
+
+class ConfirmPage(Page):
+    """A move, before it is made: what it changes and what it costs."""
+
+    domain: str
+    action: str
+    version: int | None
+    share: float
+    epoch: int
+    deployment: Pointers
+    diff: list[Piece]
+    rewritten: float
+    live_units: int
+    prefix_tokens: int
+    warning: str = ""
+
+
+def interval(score: Score) -> Interval | None:
+    """The mean with its interval, None without a judged exchange."""
+    if score.score is None or score.low is None or score.high is None:
+        return None
+    return Interval(score.score, score.low, score.high, score.scored)
+
+
+def served_score(scores: Sequence[Score], deployment: Deployment) -> Interval | None:
+    """The score of the version that serves as stable, over the arms that serve it."""
+    own = [s for s in scores if s.version == deployment.stable and s.score is not None]
+    return max((i for s in own if (i := interval(s))), key=lambda i: i.n, default=None)
+
+
+async def overview(registry: Registry, *, query: str, page: int) -> Overview:
+    """The first page."""
+    domains = sorted(d.name for d in await registry.list_domains() if query.lower() in d.name.lower())
+    pages = max(1, -(-len(domains) // PER_PAGE))
+    page = min(max(page, 1), pages)
+    shown = domains[(page - 1) * PER_PAGE : page * PER_PAGE]
+    rows = await asyncio.gather(*(_row(registry, name) for name in shown))
+    needs = [
+        Need(f"{a.domain}: version {a.version} waits for a word ({a.kind}): {a.reason}", "/approvals")
+        for a in await registry.list_approvals()
+        if not a.decision
+    ]
+    needs += [
+        Need(f"{run.domain}: a search failed: {run.reason}", f"/runs/{run.id}")
+        for run in sorted(await registry.list_runs(None), key=lambda r: -r.queued_at)[:20]
+        if run.state == "failed"
+    ]
+    return Overview(
+        title="Overview",
+        section="Overview",
+        rows=[row for row in rows if row],
+        needs=needs,
+        query=query,
+        page=page,
+        pages=pages,
+        total=len(domains),
+    )
+
+
+async def _row(registry: Registry, name: str) -> DomainRow | None:
+    try:
+        domain, deployment, scores = await asyncio.gather(
+            registry.get_domain(name), registry.deployment(name), scores_of(registry, name)
+        )
+    except NotFound:
+        return None  # deleted since it was listed
+    return DomainRow(
+        name,
+        pointers(deployment),
+        served_score(scores, deployment),
+        sum(s.requests for s in scores),
+        sum(s.errors for s in scores),
+        domain.promotion,
+    )
+
+
+def score_chart(samples: Sequence[Sample], audit: Sequence[AuditEntry], *, bucket: float = HOUR) -> Chart:
+    """Mean score per hour and version, with promotions and rollbacks marked."""
+    sums: dict[int, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for sample in samples:
+        if sample.score is not None and sample.version is not None:
+            sums[sample.version][sample.at // bucket * bucket].append(sample.score)
+    x = sorted({at for by_time in sums.values() for at in by_time})
+    series = [
+        Series(f"version {n}", [sum(v) / len(v) if (v := sums[n].get(at)) else None for at in x]) for n in sorted(sums)
+    ]
+    marks = [
+        Mark(entry.at, entry.kind, entry.kind == "rollback") for entry in audit if entry.kind in ("promote", "rollback")
+    ]
+    return Chart(x, series, marks, (0.0, 1.0))
+
+
+async def domain_page(registry: Registry, name: str, *, may_move: bool) -> DomainPage:
+    """One domain. Raises NotFound."""
+    domain = await registry.get_domain(name)
+    deployment, scores, versions = await asyncio.gather(
+        registry.deployment(name), scores_of(registry, name), registry.list_versions(name)
+    )
+    runs, audit, approvals, samples = await asyncio.gather(
+        registry.list_runs(name),
+        registry.history(name, 30, None),
+        registry.list_approvals(),
+        registry.samples(name, limit=2000),
+    )
+    runs = sorted(runs, key=lambda run: -run.queued_at)
+    return DomainPage(
+        title=name,
+        section="Overview",
+        domain=domain,
+        deployment=pointers(deployment),
+        chart=score_chart(samples, audit),
+        arms=[
+            ArmRow(s.arm, s.version, s.requests, s.errors, s.latency_mean, s.cost, interval(s))
+            for s in sorted(scores, key=lambda s: (-(s.version or 0), s.arm))
+        ],
+        versions=sorted(versions, key=lambda v: -v.number),
+        runs=runs[:10],
+        audit=[entry for entry in audit if entry.kind != "look"][:15],
+        approvals=[a for a in approvals if a.domain == name and not a.decision],
+        looks=canary_table(audit, deployment),
+        may_move=may_move,
+        running=any(run.state in ("queued", "running") for run in runs),
+    )
+
+
+def canary_table(audit: Sequence[AuditEntry], deployment: Deployment) -> list[dict[str, Any]]:
+    """The tests of the running canary as of the last look that was written down."""
+    if deployment.canary is None:
+        return []
+    for entry in audit:
+        table = entry.detail.get("table")
+        if isinstance(table, list) and table:
+            return table
+    return []
+
+
+async def version_page(
+    registry: Registry, domain: str, number: int, against: int | None, *, may_move: bool
+) -> VersionPage:
+    """One version beside another: the one asked for, else its parent, else what serves now. Raises NotFound."""
+    version, versions, deployment = await asyncio.gather(
+        registry.get_version(domain, number), registry.list_versions(domain), registry.deployment(domain)
+    )
+    texts = {v.number: v for v in versions}
+    if against is None:
+        against = next((n for n in (version.lineage.parent, deployment.stable) if n in texts and n != number), None)
+    other = texts[against].system_prompt if against in texts else ""
+    return VersionPage(
+        title=f"{domain}, version {number}",
+        section="Overview",
+        domain=domain,
+        version=version,
+        deployment=pointers(deployment),
+        against=against if against in texts else None,
+        numbers=sorted(texts),
+        diff=compare(other, version.system_prompt),
+        rewritten=rewritten(other, version.system_prompt),
+        origins=blame(ancestors(texts, version)),
+        may_move=may_move,
+    )
+
+
+def ancestors(versions: Mapping[int, Version], version: Version) -> list[tuple[int, str]]:
+    """(number, text) from the oldest known ancestor to the version itself."""
+    chain: list[tuple[int, str]] = []
+    current: Version | None = version
+    while current is not None and current.number not in {number for number, _ in chain}:
+        chain.append((current.number, current.system_prompt))
+        current = versions.get(current.lineage.parent) if current.lineage.parent is not None else None
+    return chain[::-1]
+
+
+async def run_page(registry: Registry, id: str) -> RunPage:
+    """One search. Raises NotFound."""
+    run, events = await asyncio.gather(registry.get_run(id), registry.run_events(id))
+    return RunPage(
+        title=f"Run {id[:12]}",
+        section="Runs",
+        run=run,
+        events=[event_text(event) for _, event in events][-400:],
+        live=run.state in ("queued", "running"),
+        spent=sum(run.calls.values()),
+        budget=int((run.result or {}).get("budget_calls") or 0) or _budget_of(events),
+        failures=_failures(events),
+    )
+
+
+def event_text(event: Mapping[str, Any]) -> str:
+    """One event of a search as a line."""
+    text = event.get("text") or event.get("message") or event.get("kind") or ""
+    numbers = ", ".join(
+        f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in event.items()
+        if key not in {"text", "message", "kind", "at", "data"} and isinstance(value, int | float | str) and value != ""
+    )
+    return f"{text} ({numbers})" if text and numbers else str(text or numbers)
+
+
+def _budget_of(events: Sequence[tuple[str, dict[str, Any]]]) -> int:
+    for _, event in events:
+        data = event.get("data") if isinstance(event.get("data"), dict) else event
+        if isinstance(data, dict) and isinstance(data.get("budget"), int):
+            return int(data["budget"])
+    return 0
+
+
+def _failures(events: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for _, event in events:
+        data = event.get("data") if isinstance(event.get("data"), dict) else event
+        found = data.get("failures") if isinstance(data, dict) else None
+        if isinstance(found, dict):
+            for kind, count in found.items():
+                if isinstance(count, int):
+                    counts[str(kind)] = counts.get(str(kind), 0) + count
+    return counts
+
+
+async def samples_page(registry: Registry, domain: str, *, task: str, band: str, may_move: bool) -> SamplesPage:
+    """Kept exchanges, newest first, of a task and a band of scores. Raises NotFound."""
+    known = await registry.get_domain(domain)
+    found = await registry.samples(domain, task=task or None, limit=500)
+    keep = {
+        "low": lambda s: s.score is not None and s.score < 0.5,
+        "high": lambda s: s.score is not None and s.score >= 0.5,
+        "none": lambda s: s.score is None,
+    }.get(band, lambda _: True)
+    samples = sorted((s for s in found if keep(s)), key=lambda s: -s.at)
+    tasks = sorted({*known.tasks, *(s.task for s in found)} - {""})
+    return SamplesPage(
+        title=f"Samples of {domain}",
+        section="Overview",
+        domain=domain,
+        samples=samples[:100],
+        tasks=tasks,
+        task=task,
+        band=band,
+        may_move=may_move,
+    )
+
+
+async def jobs_page(registry: Registry) -> JobsPage:
+    """What runs when, and what ran."""
+    domains, runs = await asyncio.gather(registry.list_domains(), registry.list_runs(None))
+    runs = sorted(runs, key=lambda run: -run.queued_at)
+    rows = [
+        JobRow(d.name, d.schedule or "", next((r for r in runs if r.domain == d.name), None))
+        for d in sorted(domains, key=lambda d: d.name)
+    ]
+    return JobsPage(title="Jobs and schedule", section="Jobs", rows=rows, runs=runs[:50])
+
+
+async def audit_page(registry: Registry, domain: str) -> AuditPage:
+    """Who moved what: of one domain, or the newest of all."""
+    domains = sorted(d.name for d in await registry.list_domains())
+    wanted = [domain] if domain else domains
+    entries = [e for found in await asyncio.gather(*(registry.history(n, 100, None) for n in wanted)) for e in found]
+    return AuditPage(
+        title=f"Audit of {domain}" if domain else "Audit",
+        section="Audit",
+        audit=sorted(entries, key=lambda e: -e.at)[:200],
+        domains=domains,
+        domain=domain,
+    )
+
+
+async def approvals_page(registry: Registry, *, may_move: bool) -> ApprovalsPage:
+    """What waits for a person, the oldest first."""
+    found = sorted(await registry.list_approvals(), key=lambda a: a.asked_at)
+    return ApprovalsPage(
+        title="Approvals",
+        section="Approvals",
+        waiting=[a for a in found if not a.decision],
+        decided=[a for a in found if a.decision][::-1][:30],
+        may_move=may_move,
+    )
+
+
+async def keys_page(registry: Registry, *, may_move: bool) -> KeysPage:
+    """All keys; texts and hashes are never shown."""
+    keys, domains = await asyncio.gather(registry.list_keys(), registry.list_domains())
+    shown = [msgspec.structs.replace(key, hash="") for key in sorted(keys, key=lambda k: (k.name, k.created_at))]
+    return KeysPage(
+        title="Keys", section="Keys", keys=shown, domains=sorted(d.name for d in domains), may_move=may_move
+    )
+
+
+async def health_page(registry: Registry, readiness: Readiness) -> HealthPage:
+    """How this gateway is."""
+    age = readiness.snapshot_age
+    return HealthPage(
+        title="Health",
+        section="Health",
+        ready=readiness.ready,
+        facts={
+            "Serving": "ready" if readiness.ready else readiness.reason or "starting",
+            "Registry": "reachable"
+            if await registry.ping()
+            else "not reachable; traffic is served from the last known state",
+            "Age of the snapshot": f"{age:.1f} s" if age is not None else "none yet",
+        },
+        refused=dict(registry.refused),
+    )
+
+
+async def confirm_page(
+    registry: Registry, domain: str, action: str, version: int | None, share: float, *, now_s: float
+) -> ConfirmPage:
+    """What a move would change: the difference of what serves now and what would, and the cost in prompt caches.
+
+    Providers keep a prompt's prefix for about an hour at most: the units seen in that time are the conversations whose
+    next turn pays for its whole prefix once more.
+    """
+    deployment = await registry.deployment(domain)
+    texts = {v.number: v for v in await registry.list_versions(domain)}
+    target = {"rollback": deployment.previous, "abort": deployment.stable}.get(action, version)
+    now = deployment.canary if action == "abort" else deployment.stable
+    old = texts[now].system_prompt if now in texts else ""
+    new = texts[target].system_prompt if target in texts else ""
+    warning = ""
+    if action in ("promote", "canary", "rollback") and target not in texts:
+        warning = "There is no such version to move to."
+    elif target in texts and texts[target].blocked:
+        warning = f"This version is blocked: {texts[target].blocked}"
+    recent = await registry.outcomes(domain, since=now_s - CACHE_LIFE, limit=10_000)
+    return ConfirmPage(
+        title=f"{action.capitalize()} {domain}",
+        section="Overview",
+        domain=domain,
+        action=action,
+        version=target,
+        share=share,
+        epoch=deployment.epoch,
+        deployment=pointers(deployment),
+        diff=compare(old, new),
+        rewritten=rewritten(old, new),
+        live_units=len({outcome.unit for outcome in recent}),
+        prefix_tokens=sum(o.prompt_tokens for o in recent) // max(1, len(recent)),
+        warning=warning,
+    )
