@@ -92,6 +92,7 @@ class Evaluation:
         self._spending = Spending(budget, self._prices)
         self._seen: set[bytes] = set()
         self._flying: dict[bytes, asyncio.Future[Completion]] = {}
+        self._landed = asyncio.Event()
         self._shown_at = 0.0
         self.notes: list[str] = []
         secret = journal.note("secret")
@@ -381,18 +382,22 @@ class Evaluation:
         return replies
 
     async def _call(self, backend: Backend, key: bytes, request: Request) -> Completion:
-        held = self._spending.hold_usd(request)
+        while (held := self._spending.hold_usd(request)) is None:
+            self._landed.clear()
+            await self._landed.wait()
         try:
             reply = await backend.complete(request)
         except ModelError as error:
             raise type(error)(
                 f"{error} (the call: {request.role} model, {request.purpose or 'no purpose given'})"
             ) from error
+        else:
+            self._journal.keep(key, request.role, request.purpose, reply, self._clock())
+            self._seen.add(key)
+            self._spending.paid(request.role, reply, replayed=False)
         finally:
             self._spending.release_usd(held)
-        self._journal.keep(key, request.role, request.purpose, reply, self._clock())
-        self._seen.add(key)
-        self._spending.paid(request.role, reply, replayed=False)
+            self._landed.set()
         self._flying[key].set_result(reply)
         self._progress()
         return reply

@@ -51,6 +51,7 @@ class Spending:
         self._held = 0
         self._usd = 0.0
         self._usd_held = 0.0
+        self._in_the_air = 0
 
     @property
     def calls(self) -> int:
@@ -81,23 +82,29 @@ class Spending:
         """Give back what was held and not used."""
         self._held -= calls
 
-    def hold_usd(self, request: Request) -> float:
-        """Set the most that ``request`` can cost aside and return it. Raises ``BudgetSpent`` when it does not fit."""
+    def hold_usd(self, request: Request) -> float | None:
+        """Set the most that ``request`` can cost aside and return it; None when that must wait for a call in the air to
+        land and tell its true price. Raises ``BudgetSpent`` when it does not fit even so."""
         if self.budget.usd is None:
             return 0.0
         characters = sum(len(content) for _, content in request.messages)
         worst = self._price(request.role).of(characters / _CHARACTERS_PER_TOKEN + 16, request.max_tokens)
         if self._usd + self._usd_held + worst > self.budget.usd:
+            if self._in_the_air:
+                return None
             raise BudgetSpent(
                 f"The budget of {self.budget.usd:.2f} USD is spent: {self._usd:.4f} were paid, "
                 f"and the next call may cost up to {worst:.4f}."
             )
         self._usd_held += worst
+        self._in_the_air += 1
         return worst
 
     def release_usd(self, held: float) -> None:
         """Give back what was held for one call."""
-        self._usd_held -= held
+        if self.budget.usd is not None:
+            self._usd_held -= held
+            self._in_the_air -= 1
 
     def asked(self, role: ModelRole, calls: int) -> None:
         """Count ``calls`` evaluations as requested, however they are answered."""
