@@ -19,6 +19,7 @@ size. The same function decides in production and in ``metaspo simulate canary``
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -106,10 +107,24 @@ def decide(
                 table=table,
             )
         return Decision("hold", "watching", "The promoted prompt is watched against the holdback.", state, table=table)
-    return _advance(plan, deployment, experiment, quality, now, state, rules, table)
+    decision = _advance(plan, deployment, experiment, quality, now, state, rules, table)
+    return _balanced(decision, len(control), len(candidate), rules)
 
 
 _Check = tuple[Signal, Action, str]
+
+
+def _balanced(decision: Decision, n_control: int, n_candidate: int, rules: Rules) -> Decision:
+    """Before anything grows: the chi-square test of the split, at these few planned looks only."""
+    if decision.action not in ("next_stage", "promote"):
+        return decision
+    p = statistics.balance_p(n_control, n_candidate)
+    row = Signal("sample_ratio_chi2", p, f"p < {rules.balance_p}", p < rules.balance_p)
+    table = (*decision.table, row)
+    if row.crossed:
+        reason = _unbalanced(n_control, n_candidate)
+        return Decision("inconclusive", "sample_ratio", reason, decision.state, table=table)
+    return replace(decision, table=table)
 
 
 def _hard_failures(control: Units, candidate: Units, state: State, now: float, rules: Rules) -> State:
@@ -137,9 +152,10 @@ def _validity(experiment: Experiment, control: Units, candidate: Units, rules: R
     n0, n1 = len(control), len(candidate)
     rows: list[_Check] = []
     if experiment.phase == "ramp":
-        p = statistics.balance_p(n0, n1)
-        reason = f"The arms are not equally large ({n0} control, {n1} candidate): assignment or logging is broken."
-        rows.append((Signal("sample_ratio", p, f"p < {rules.balance_p}", p < rules.balance_p), "inconclusive", reason))
+        p = min(1.0, 1 / statistics.balance_e(n0, n1))
+        broken = p < rules.balance_p
+        row = Signal("sample_ratio", p, f"always-valid p < {rules.balance_p}", broken)
+        rows.append((row, "inconclusive", _unbalanced(n0, n1)))
     share = experiment.crossed / max(n0 + n1, 1)
     reason = f"{share:.1%} of the units were seen in both arms."
     rows.append((Signal("crossed_units", share, f"> {rules.crossed}", share > rules.crossed), "inconclusive", reason))
@@ -153,6 +169,11 @@ def _validity(experiment: Experiment, control: Units, candidate: Units, rules: R
         )
         rows.append((Signal(name, float(changed), "changed", changed), "inconclusive", reason))
     return rows
+
+
+def _unbalanced(n_control: int, n_candidate: int) -> str:
+    sizes = f"{n_control} control, {n_candidate} candidate"
+    return f"The arms are not equally large ({sizes}): assignment or logging is broken."
 
 
 def _quality(quality: Difference, control: Units, candidate: Units, rules: Rules) -> list[_Check]:

@@ -10,7 +10,8 @@ sequential
   k-sample tests", arXiv 2106.02693), for rare failures;
 * ``mixture_e``: the normal-mixture e-value that belongs to the confidence sequence. E-values may be averaged.
 
-What may be looked at once: ``not_worse``, the fixed-n test of non-inferiority. ``balance_p`` guards the split itself.
+What may be looked at once: ``not_worse``, the fixed-n test of non-inferiority. The split itself is guarded by
+``balance_e`` at every look and by ``balance_p``, the chi-square test, at the planned ones.
 
 Units are users or conversations: the thing that sticks to an arm. Everything here is per unit; requests of one unit are
 not independent, and a test that counts them alarms two to five times too often (docs/canary.md shows by how much).
@@ -205,3 +206,24 @@ def balance_p(n_control: int, n_candidate: int, *, share: float = 0.5) -> float:
     expected0 = n - expected1
     chi2 = (n_candidate - expected1) ** 2 / expected1 + (n_control - expected0) ** 2 / expected0
     return math.erfc(math.sqrt(chi2 / 2))
+
+
+# --- the split, looked at continuously
+# ---------------------------------------------------------------------------------
+
+
+def balance_e(n_control: int, n_candidate: int, *, strength: float = 100.0) -> float:
+    """E-value against an even split that may be looked at after every unit: B(a + n1, a + n0) / B(a, a) 2^n, a =
+    ``strength``.
+
+    The Bayes factor of a beta mixture around one half (Lindon and Malek, "Anytime-valid inference for multinomial count
+    data", arXiv 2011.03567). A chi-square test looked at every hour rejects an even split many times more often than
+    its level says.
+    """
+    n = n_control + n_candidate
+    log = _log_beta(strength + n_candidate, strength + n_control) - _log_beta(strength, strength) + n * math.log(2)
+    return _exp(log)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
