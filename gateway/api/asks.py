@@ -102,7 +102,7 @@ class JudgeAsk(Ask):
     kind: JudgeKind = "exact"
     labels: Annotated[list[Name], Field(max_length=200)] = []
     rubric: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=50)] = []
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class TaskAsk(Ask):

@@ -45,7 +45,6 @@ class Control:
     metrics: GatewayMetrics
     readiness: Callable[[], Readiness]
     clock: Callable[[], float]
-    new_id: Callable[[], str]
     version: str = "0.1.0"
     metrics_key: bool = False
     """Ask for an operator's or viewer's key on ``/metrics``."""

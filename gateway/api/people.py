@@ -12,7 +12,7 @@ from gateway.api.answers import Done, KeyAnswer, answer
 from gateway.api.asks import CreateKey, Decide
 from gateway.api.control import Id, Operator, Registry_, Viewer
 from gateway.api.openapi import gives
-from registry import Approval, KeyRecord
+from registry import Approval, KeyRecord, Run
 
 router = APIRouter()
 
@@ -66,7 +66,15 @@ async def revoke_key(id: Id, registry: Registry_, who: Operator) -> Response:
     return answer(Done())
 
 
-class JobState(msgspec.Struct):
-    """A job as it stands."""
+class Jobs(msgspec.Struct):
+    """What runs by itself, as far as the registry knows: triggers that no worker has taken, and searches alive."""
 
-    name: str
+    waiting: int
+    runs: list[Run]
+
+
+@router.get("/api/jobs", responses=gives(Jobs), tags=["jobs"])
+async def jobs(registry: Registry_, _who: Viewer) -> Response:
+    """Wishes that wait for a worker, and searches that are queued or running. `metaspo jobs list` knows the schedule."""
+    alive = [run for run in await registry.list_runs() if run.state in {"queued", "running"}]
+    return answer(Jobs(await registry.waiting_triggers(), alive))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -37,8 +38,15 @@ async def optimize(
             calls=budget.calls if ask.budget.calls is None else ask.budget.calls,
             usd=budget.usd if ask.budget.usd is None else ask.budget.usd,
         )
+    deployment = await registry.deployment(d)
     run = await registry.create_run(
-        d, ask.method, asked_by=who.name, why=ask.why, budget=budget, request_id=scoped(request_id, "optimize")
+        d,
+        ask.method,
+        asked_by=who.name,
+        why=ask.why,
+        budget=budget,
+        incumbent=deployment.stable,
+        request_id=_token(scoped(request_id, "optimize")),
     )
     trigger = Trigger(
         id=f"optimize-{run.id}",
@@ -51,6 +59,11 @@ async def optimize(
     )
     await registry.put_trigger(trigger)
     return answer(RunAsked(run.id), 202)
+
+
+def _token(request_id: str) -> str:
+    """A run's id is made of it, so it must be a name, whatever the caller wrote."""
+    return hashlib.blake2b(request_id.encode(), digest_size=8).hexdigest() if request_id else ""
 
 
 @router.get("/api/runs", responses=gives(list[Run]))
