@@ -6,9 +6,9 @@ import asyncio
 import json
 
 import pytest
-from control_house import NOW, Clock, House, clock, embedded, house, registry  # noqa: F401
+from control_house import NOW, House
 
-from registry import Approval, Budget, EmbeddedRedis, Outcome, Registry, Sample, Task
+from registry import Approval, Budget, Outcome, Sample, Task
 from registry import Domain as DomainRecord
 
 # --- who may ----------------------------------------------------------------------------------------------------------
@@ -378,6 +378,3 @@ async def test_a_task_prompt_that_was_adapted(house: House) -> None:
     await house.registry.put_domain(DomainRecord(name="support", tasks={"t": task}), actor="test")
     prompt = (await house.get("/api/domains/support/tasks/t/prompt")).body
     assert (prompt["user_prompt"], prompt["adapted"]) == ("Think. {question}", True)
-
-
-_ = (Clock, EmbeddedRedis, Registry)
