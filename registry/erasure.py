@@ -1,8 +1,8 @@
 """The right to be forgotten: what a caller, or one of its users, left behind goes; what was learned from it is named.
 
-Removed: samples, votes, single outcomes and per-unit sums, and whole datasets that hold one of the samples (a dataset is
-frozen: it cannot lose a line and stay what its name says). Versions derived from such a dataset are named in the report;
-they hold no traffic text (the gate's linter sees to that), and whether to retire them is a person's decision.
+Removed: samples, votes, single outcomes and per-unit sums, and whole datasets that hold one of the samples (a dataset
+is frozen: it cannot lose a line and stay what its name says). Versions derived from such a dataset are named in the
+report; they hold no traffic text (the gate's linter sees to that), and whether to retire them is a person's decision.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> Erasu
         samples = await _samples(store, domain, key, unit)
         datasets = await _datasets(store, domain, key, unit, samples)
         votes = await _votes(store, domain, key, unit)
-        outcomes = await _outcomes(store, domain, key, unit)
+        outcomes = await _outcomes(store, domain, unit)
         versions = []
         if datasets:
             listed = await store.list_versions(domain)  # type: ignore[attr-defined]
@@ -125,7 +125,7 @@ async def _votes(store: OutcomeStore, domain: str, key: str | None, unit: str | 
     return count
 
 
-async def _outcomes(store: OutcomeStore, domain: str, key: str | None, unit: str | None) -> int:
+async def _outcomes(store: OutcomeStore, domain: str, unit: str | None) -> int:
     """Outcomes and per-unit sums know units, not keys: they go when a unit is named."""
     if unit is None:
         return 0

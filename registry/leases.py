@@ -15,7 +15,9 @@ class LeaseStore(Store):
     """Gives, renews and takes back leases. Time passes on the server's clock, so holders' clocks may differ."""
 
     async def acquire(self, name: str, holder: str, ttl: float) -> Lease | None:
-        """The lease for ``ttl`` seconds, or None while another holds it. A holder that asks again gets its own, renewed."""
+        """The lease for ``ttl`` seconds, or None while another holds it. A holder that asks again gets its own,
+        renewed.
+        """
         asked = self._clock()
         keys = (self._keys.lease(name), self._keys.lease_fence(name))
         fence = int(await self._redis.run("acquire", keys, (holder, int(ttl * 1000), int(_FENCE_DAYS * DAY))))

@@ -3,7 +3,8 @@
 A version never changes and has no status; a domain's *deployment* points at versions::
 
     stable    what everybody gets          previous  what stable was before; rollback returns there, once
-    canary    a challenger, on ``share``   holdback  an old version kept on a small share, to see what a promotion was worth
+    canary    a challenger, on ``share``   holdback  an old version kept on a small share, to see what a promotion was
+    worth
 
     promote(n)      stable -> previous, n -> stable; ends a running canary (its control arm would be gone)
     canary(n, s)    n -> canary on share s, with an equal-size control on stable; starts a new experiment
@@ -14,8 +15,8 @@ A version never changes and has no status; a domain's *deployment* points at ver
     set_holdback    a version and its share, or none
 
 Every move adds one to ``epoch``. A wish that is already fulfilled changes nothing (``next`` equals ``now``): nothing is
-written or audited. The store (``deployments.py``) applies a move by compare-and-set on the epoch, in one script that also
-appends the audit entry and tells the gateways.
+written or audited. The store (``deployments.py``) applies a move by compare-and-set on the epoch, in one script that
+also appends the audit entry and tells the gateways.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def canary(now: Deployment, version: int, share: float, *, experiment: str, at: 
         raise Refused(f"Version {version} of {now.domain} is already stable: a canary must be another version.")
     if now.canary is not None and now.canary != version:
         raise Refused(
-            f"Version {now.canary} of {now.domain} is already on canary (share {now.share:g}): promote or abort it first."
+            f"Version {now.canary} of {now.domain} is already on canary (share {now.share:g}):"
+            " promote or abort it first."
         )
     _check_share(now, share)
     if now.canary == version:

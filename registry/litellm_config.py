@@ -1,8 +1,8 @@
 """A LiteLLM proxy ``config.yaml``, read as it is: ``model_list`` in place of ``upstreams`` and ``models``.
 
 Each entry of ``model_list`` names a model for callers and how LiteLLM would reach it. A model of the ``openai/`` or
-``anthropic/`` provider goes through the wire lane (bytes through), everything else through the LiteLLM SDK. Entries with
-the same ``model_name`` are deployments of one name. What has no meaning here is listed, not refused.
+``anthropic/`` provider goes through the wire lane (bytes through), everything else through the LiteLLM SDK. Entries
+with the same ``model_name`` are deployments of one name. What has no meaning here is listed, not refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The number of the stored schema, and the numbered steps from each to the next.
 
-A step is idempotent: it may be cut off and run again. Steps only ever go forward; an older program refuses a newer schema
-instead of misreading it.
+A step is idempotent: it may be cut off and run again. Steps only ever go forward; an older program refuses a newer
+schema instead of misreading it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ async def migrate(redis: Connection, steps: tuple[tuple[int, Step], ...] = STEPS
     newest = steps[-1][0]
     if reached > newest:
         raise Refused(
-            f"The registry has schema {reached}, this program knows up to {newest}: use the program that wrote it, or newer."
+            f"The registry has schema {reached}, this program knows up to {newest}:"
+            " use the program that wrote it, or a newer one."
         )
     for number, step in steps:
         if number > reached:

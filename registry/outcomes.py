@@ -156,8 +156,8 @@ class OutcomeStore(SampleStore):
     ) -> dict[str, dict[str, float]]:
         """Add to the fleet's counters of some keys (or budgets) in a window, and get their totals.
 
-        ``deltas``: name -> field -> amount, e.g. ``{"k12ab": {"requests": 3, "tokens": 900}}``; ``window`` names the minute
-        or day; the counters live ``ttl`` seconds. One round trip. Not idempotent: a lost answer may count twice.
+        ``deltas``: name -> field -> amount, e.g. ``{"k12ab": {"requests": 3, "tokens": 900}}``; ``window`` names the
+        minute or day; the counters live ``ttl`` seconds. One round trip. Not idempotent: a lost answer may count twice.
         """
         commands: list[tuple[str | int | bytes | float, ...]] = []
         for name, fields in deltas.items():

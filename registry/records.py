@@ -1,7 +1,7 @@
 """The nouns that are stored: what the registry keeps, in the words of the house.
 
-Every record is an immutable ``msgspec.Struct``, encoded as JSON. Times are seconds since the epoch (UTC, float), shares are
-in 0..1, scores in 0..1. A record never reads a clock and never draws an id: both are handed in by whoever makes it.
+Every record is an immutable ``msgspec.Struct``, encoded as JSON. Times are seconds since the epoch (UTC, float), shares
+are in 0..1, scores in 0..1. A record never reads a clock and never draws an id: both are handed in by whoever makes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- what a domain is ------------------------------------------------------------------------------------------------
 
 
-class JudgeSpec(Record):
+class JudgeSpec(Record, frozen=True, kw_only=True):
     """How an answer of a task is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria.
 
     ``lenient`` lets a choice judge take the first label that the reply names, for models that obey no format.
@@ -43,7 +43,7 @@ class JudgeSpec(Record):
     lenient: bool = False
 
 
-class Task(Record):
+class Task(Record, frozen=True, kw_only=True):
     """One kind of work inside a domain. ``user_prompt`` holds exactly one ``{question}`` slot."""
 
     user_prompt: str = "{question}"
@@ -51,14 +51,14 @@ class Task(Record):
     adapted_prompt: str | None = None
 
 
-class SamplePolicy(Record):
+class SamplePolicy(Record, frozen=True, kw_only=True):
     """How much of the traffic is kept: a share of exchanges, at most so many an hour."""
 
     share: float = 0.05
     per_hour: int = 500
 
 
-class CanaryPlan(Record):
+class CanaryPlan(Record, frozen=True, kw_only=True):
     """Exposure stages with their minimal dwell, and the single test that promotes at the end."""
 
     stages: tuple[float, ...] = (0.01, 0.05, 0.2, 0.5)
@@ -67,14 +67,14 @@ class CanaryPlan(Record):
     margin: float = 0.03
 
 
-class Budget(Record):
+class Budget(Record, frozen=True, kw_only=True):
     """What one search may spend. Zero or None means: no limit of that kind."""
 
     calls: int = 6000
     usd: float | None = None
 
 
-class MatchRule(Record):
+class MatchRule(Record, frozen=True, kw_only=True):
     """Sends traffic to a domain (and task) by what the request shows: a model name, a header, a system prompt prefix."""
 
     model: str | None = None
@@ -83,7 +83,7 @@ class MatchRule(Record):
     task: str | None = None
 
 
-class Domain(Record):
+class Domain(Record, frozen=True, kw_only=True):
     """A family of tasks that share one system prompt: the unit that is optimized and deployed."""
 
     name: str
@@ -111,7 +111,7 @@ class Domain(Record):
 # --- versions and pointers -------------------------------------------------------------------------------------------
 
 
-class Lineage(Record):
+class Lineage(Record, frozen=True, kw_only=True):
     """Where a version comes from: parent version number, run, datasets, the gate's table, who wrote it and why."""
 
     parent: int | None = None
@@ -122,7 +122,7 @@ class Lineage(Record):
     why: str = ""
 
 
-class Version(Record):
+class Version(Record, frozen=True, kw_only=True):
     """An immutable, numbered, signed system prompt of one domain. ``hash`` is ``sha256:<hex>`` of the text."""
 
     domain: str
@@ -135,7 +135,7 @@ class Version(Record):
     blocked: str = ""
 
 
-class Deployment(Record):
+class Deployment(Record, frozen=True, kw_only=True):
     """A domain's pointers. ``epoch`` grows by one with each move; ``experiment`` names a running canary (its salt)."""
 
     domain: str
@@ -150,7 +150,7 @@ class Deployment(Record):
     moved_at: float = 0.0
 
 
-class AuditEntry(Record):
+class AuditEntry(Record, frozen=True, kw_only=True):
     """Who moved which pointer, when and why: append-only. ``seq`` grows per domain without gaps."""
 
     domain: str
@@ -165,7 +165,7 @@ class AuditEntry(Record):
     detail: dict[str, Any] = {}
 
 
-class ServedVersion(Record):
+class ServedVersion(Record, frozen=True, kw_only=True):
     """What a gateway needs of a version to serve it: the text, and the proof that the control plane wrote it."""
 
     number: int
@@ -174,7 +174,7 @@ class ServedVersion(Record):
     signature: str = ""
 
 
-class DomainView(Record):
+class DomainView(Record, frozen=True, kw_only=True):
     """One domain inside a snapshot: its rules, its pointers and the texts that they name."""
 
     domain: Domain
@@ -182,7 +182,7 @@ class DomainView(Record):
     versions: dict[int, ServedVersion] = {}
 
 
-class KeyRecord(Record):
+class KeyRecord(Record, frozen=True, kw_only=True):
     """A gateway key. Only its hash is stored; ``id`` is the public handle that stands in logs and the audit."""
 
     id: str
@@ -200,7 +200,7 @@ class KeyRecord(Record):
     from_file: bool = False
 
 
-class Snapshot(Record):
+class Snapshot(Record, frozen=True, kw_only=True):
     """Everything a gateway serves from, read in one round trip and kept as a file. ``epoch`` is fleet-wide."""
 
     epoch: int
@@ -213,14 +213,14 @@ class Snapshot(Record):
 # --- what happened ---------------------------------------------------------------------------------------------------
 
 
-class Message(Record):
+class Message(Record, frozen=True, kw_only=True):
     """One turn of a conversation, as plain text."""
 
     role: str
     content: str
 
 
-class Sample(Record):
+class Sample(Record, frozen=True, kw_only=True):
     """A scrubbed exchange kept for learning. Only scrubbed text ever stands in one."""
 
     id: str
@@ -258,7 +258,7 @@ class Sample(Record):
     """Why no example can be made of it: ``tool_call``, ``non_text`` ... else empty."""
 
 
-class Feedback(Record):
+class Feedback(Record, frozen=True, kw_only=True):
     """What came back for an exchange: at most one vote per unit counts, a second replaces the first."""
 
     exchange: str
@@ -275,7 +275,7 @@ class Feedback(Record):
     """Arm, version and experiment of the exchange, so that a vote counts even when the exchange was not sampled."""
 
 
-class Outcome(Record):
+class Outcome(Record, frozen=True, kw_only=True):
     """What the gateway counts of each exchange by version and arm: only numbers, no text."""
 
     domain: str
@@ -298,7 +298,7 @@ class Outcome(Record):
     """Empty for canary and control: the registry fills in the experiment that runs when it is written."""
 
 
-class Tally(Record):
+class Tally(Record, frozen=True, kw_only=True):
     """Running sums over exchanges: of one version and arm, or of one unit in them. Sums of squares allow variances."""
 
     version: int | None = None
@@ -325,7 +325,7 @@ class Tally(Record):
     """Feedback of callers, kept apart from scores."""
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """One thing that a check looked at: is it well, what is to be said, how is it mended."""
 
     name: str
@@ -334,7 +334,7 @@ class Finding(Record):
     mend: str = ""
 
 
-class ErasureReport(Record):
+class ErasureReport(Record, frozen=True, kw_only=True):
     """What a person's erasure removed, and the versions that were derived from it (they are named, not removed)."""
 
     samples: int = 0
@@ -345,7 +345,7 @@ class ErasureReport(Record):
     """``(domain, version number)`` of versions whose lineage names a removed dataset."""
 
 
-class Example(Record):
+class Example(Record, frozen=True, kw_only=True):
     """One query with its reference as the search sees it. ``cluster`` is its near-duplicate cluster."""
 
     id: str
@@ -361,7 +361,7 @@ class Example(Record):
     """Id of the gateway key of that sample: erasing a caller's data finds the dataset by it."""
 
 
-class Dataset(Record):
+class Dataset(Record, frozen=True, kw_only=True):
     """A frozen, content-named set of examples of one task. ``hash`` is ``sha256:<hex>`` of its content."""
 
     hash: str
@@ -372,7 +372,7 @@ class Dataset(Record):
     source: str = "traffic"
 
 
-class Run(Record):
+class Run(Record, frozen=True, kw_only=True):
     """One search from seed to result."""
 
     id: str
@@ -398,7 +398,7 @@ class Run(Record):
     """What it may spend when that is not the domain's own budget."""
 
 
-class Lease(Record):
+class Lease(Record, frozen=True, kw_only=True):
     """The right to do one thing, until ``until``. ``fence`` grows with every holder: a late writer is refused by it."""
 
     name: str
@@ -407,7 +407,7 @@ class Lease(Record):
     until: float
 
 
-class Trigger(Record):
+class Trigger(Record, frozen=True, kw_only=True):
     """An operator's or the schedule's wish that a job run. ``id`` is idempotent: the same firing is written once."""
 
     id: str
@@ -419,7 +419,7 @@ class Trigger(Record):
     args: dict[str, Any] = {}
 
 
-class Approval(Record):
+class Approval(Record, frozen=True, kw_only=True):
     """Something that waits for a person: a version that wants to go on canary or to be promoted."""
 
     id: str

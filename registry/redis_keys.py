@@ -2,10 +2,12 @@
 
 ``metaspo:<plane>:{<tag>}:<what>[:<more>]``
 
-* *plane* says who may write, so that three ACL patterns suffice: ``c`` control (versions, pointers, keys: the data plane
+* *plane* says who may write, so that three ACL patterns suffice: ``c`` control (versions, pointers, keys: the data
+plane
   reads), ``t`` traffic (samples, outcomes, votes, usage: the data plane writes), ``j`` jobs (runs, datasets, leases,
   triggers: the data plane neither reads nor writes).
-* *tag* is what Redis Cluster hashes: a domain's keys live in one slot, so that one script can change them together. What
+* *tag* is what Redis Cluster hashes: a domain's keys live in one slot, so that one script can change them together.
+What
   belongs to the whole fleet lives under ``{*}``; a domain name can never be ``*``.
 
 Free text (task names, experiment ids, unit ids) only ever stands after the tag, where braces mean nothing to Redis.

@@ -54,8 +54,8 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
         """Connect to Redis, Valkey, Sentinel or Cluster by address.
 
         ``signer``: without one, versions are stored unsigned and a gateway that verifies will not serve them.
-        ``confirm_replicas``: replicas that must hold a write before it counts. ``migrated``: bring the stored schema up to
-        date first (a data-plane user may not; it passes False). Raises RegistryUnavailable, Refused.
+        ``confirm_replicas``: replicas that must hold a write before it counts. ``migrated``: bring the stored schema up
+        to date first (a data-plane user may not; it passes False). Raises RegistryUnavailable, Refused.
         """
         connection = await Connection.open(url, prefix=prefix, confirm_replicas=confirm_replicas)
         registry = cls(connection, clock=clock, ids=ids or random_id, signer=signer, retention=retention)
@@ -187,7 +187,7 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
         """Everything from a backup. Raises Refused when something is here already (unless ``overwrite``), Corrupt."""
         from registry.backup import restore
 
-        return await restore(self._redis, path, overwrite=overwrite)
+        return await restore(self._redis, path, overwrite=overwrite, clock=self._clock)
 
 
 def watch(

@@ -1,11 +1,11 @@
 """Which samples stay when there is room for k: exponentially decayed bottom-k sampling, with inclusion probabilities.
 
-Each sample draws E ~ Exp(1) (from a hash of its id, so a retry draws the same) and gets weight w = 2**(t / half-life). The
-k smallest ranks E / w stay. Given the smallest rank T ever turned away, a sample was kept with probability
-``1 - exp(-w T)``, independent of the others: dividing by it makes sums over the kept ones unbiased for all traffic.
+Each sample draws E ~ Exp(1) (from a hash of its id, so a retry draws the same) and gets weight w = 2**(t / half-life).
+The k smallest ranks E / w stay. Given the smallest rank T ever turned away, a sample was kept with probability ``1 -
+exp(-w T)``, independent of the others: dividing by it makes sums over the kept ones unbiased for all traffic.
 
-Sources: G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay", ICDE 2009; E. Cohen, H. Kaplan, "Summarizing Data
-using Bottom-k Sketches", PODC 2007. Ranks are kept as logarithms, since weights grow without bound.
+Sources: G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay", ICDE 2009; E. Cohen, H. Kaplan, "Summarizing
+Data using Bottom-k Sketches", PODC 2007. Ranks are kept as logarithms, since weights grow without bound.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ class SampleStore(Store):
         unscored_only: bool = False,
         version: int | None = None,
     ) -> list[Sample]:
-        """Samples, newest first. ``inclusion`` is the gateway's share times the reservoir's: weights for unbiased means.
+        """Samples, newest first. ``inclusion`` is the gateway's share times the reservoir's: weights for unbiased
+        means.
 
         Unreadable ones are left out and counted.
         """
@@ -146,12 +147,13 @@ class SampleStore(Store):
                 continue
             try:
                 sample = decode(Sample, text, f"The sample {name}")
-                if (sample.id, sample.domain) != (name, domain):
-                    raise Corrupt(f"The sample {name} stands in another's place.")
             except Corrupt:
                 self._refuse("sample")
                 continue
-            samples.append(sample)
+            if (sample.id, sample.domain) == (name, domain):
+                samples.append(sample)
+            else:
+                self._refuse("sample")
         return samples
 
     async def get_sample(self, sample_id: str) -> Sample:

@@ -1,7 +1,8 @@
 """The whole config file, ``metaspo.yaml``: every setting with its type, its default and its meaning.
 
-``load_settings`` (``settings_sources.py``) reads file, ``.env`` and environment; the models here say what may stand there.
-Every field's description is the documentation: ``settings_reference`` makes the table in ``docs/registry.md`` from it.
+``load_settings`` (``settings_sources.py``) reads file, ``.env`` and environment; the models here say what may stand
+there. Every field's description is the documentation: ``settings_reference`` makes the table in ``docs/registry.md``
+from it.
 """
 
 from __future__ import annotations

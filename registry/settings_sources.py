@@ -1,7 +1,7 @@
 """Where settings come from: the YAML file, ``.env`` beside it, the environment; and what is said when they are wrong.
 
-Precedence: environment, then ``.env``, then file, then default. Every setting has an environment variable: ``METASPO_`` and
-its path in capitals, joined by ``_`` (``gateway.workers``: ``METASPO_GATEWAY_WORKERS``); lists and maps take YAML
+Precedence: environment, then ``.env``, then file, then default. Every setting has an environment variable: ``METASPO_``
+and its path in capitals, joined by ``_`` (``gateway.workers``: ``METASPO_GATEWAY_WORKERS``); lists and maps take YAML
 (``METASPO_DOMAINS='{support: {inject: append}}'``; maps are merged key by key, lists replaced).
 """
 
@@ -94,7 +94,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-# --- environment --------------------------------------------------------------------------------------------------------
+# --- environment
+# --------------------------------------------------------------------------------------------------------
 
 
 def _fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
@@ -153,7 +154,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-# --- secrets ------------------------------------------------------------------------------------------------------------
+# --- secrets
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _resolve_secrets(raw: dict[str, Any], env: Mapping[str, str], where: str, required: bool) -> dict[str, Any]:
@@ -183,7 +185,8 @@ def _resolve_secrets(raw: dict[str, Any], env: Mapping[str, str], where: str, re
     return typing.cast("dict[str, Any]", resolve(raw, "", ""))
 
 
-# --- what is said -------------------------------------------------------------------------------------------------------
+# --- what is said
+# -------------------------------------------------------------------------------------------------------
 
 
 def _sentence(error: ValidationError) -> str:

@@ -1,8 +1,8 @@
 """Who may write what the fleet serves: an Ed25519 signature under every version.
 
-Only the control plane and the jobs hold the private key; a gateway holds the public one and serves nothing that it does not
-verify. What is signed: domain, number and content hash (so a text cannot move to another domain or number), and, for a
-domain with a locked block, that block.
+Only the control plane and the jobs hold the private key; a gateway holds the public one and serves nothing that it does
+not verify. What is signed: domain, number and content hash (so a text cannot move to another domain or number), and,
+for a domain with a locked block, that block.
 """
 
 from __future__ import annotations

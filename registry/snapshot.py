@@ -1,7 +1,7 @@
 """The snapshot: what a gateway serves from. Read in one round trip, checked value by value, kept as a file.
 
-The file holds one line per domain, each with its own checksum, so that a truncated or tampered file gives what is whole in
-it: ``<xxh3 of the JSON, 16 hex digits> <JSON>``. The first line is the head, the second the keys.
+The file holds one line per domain, each with its own checksum, so that a truncated or tampered file gives what is whole
+in it: ``<xxh3 of the JSON, 16 hex digits> <JSON>``. The first line is the head, the second the keys.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ def read_keys(raw: Mapping[bytes, bytes], refuse: Callable[[str, str], None]) ->
     for digest, text in raw.items():
         try:
             record = decode(KeyRecord, text, f"The key {digest.decode(errors='replace')[:19]}")
-            if record.hash.encode() != digest:
-                raise Corrupt(f"The key {record.id} stands in another key's place.")
         except Corrupt as error:
             refuse("key", str(error))
             continue
-        if record.revoked_at is None:
+        if record.hash.encode() != digest:
+            refuse("key", f"The key {record.id} stands in another key's place.")
+        elif record.revoked_at is None:
             keys[record.hash] = record
     return keys
 
@@ -128,7 +128,8 @@ def assemble(raw: RawSnapshot, at: float, verifier: Verifier | None, refuse: Cal
     return Snapshot(epoch=raw.epoch, taken_at=at, domains=domains, keys=read_keys(raw.keys, refuse))
 
 
-# --- the file -----------------------------------------------------------------------------------------------------------
+# --- the file
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _line(body: bytes) -> bytes:

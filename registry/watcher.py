@@ -1,8 +1,8 @@
 """Keeps a process's copy of the snapshot fresh: push, and an epoch check twice a second for what a push may miss.
 
 ``start`` loads the file first (so a gateway can serve without Redis), then follows Redis in background tasks for ever:
-reconnecting with back-off and jitter, never raising into the caller. A value that cannot be read or verified is refused and
-counted; its domain keeps what it served before.
+reconnecting with back-off and jitter, never raising into the caller. A value that cannot be read or verified is refused
+and counted; its domain keeps what it served before.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _WRITE_PAUSE = 2.0
 class SnapshotWatcher:
     """Follows the registry. ``current`` is the last known good snapshot; ``on_snapshot`` is called with each new one.
 
-    ``connect`` makes the connection (again), so a watcher can start while Redis is down. ``refused`` counts bad values by
-    kind, ``refusals`` keeps the last sentence for each kind. ``up``: the last check was answered. ``age()``: seconds since.
+    ``connect`` makes the connection (again), so a watcher can start while Redis is down. ``refused`` counts bad values
+    by kind, ``refusals`` keeps the last sentence for each kind. ``up``: the last check was answered. ``age()``: seconds
+    since.
     """
 
     def __init__(
