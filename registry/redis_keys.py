@@ -188,6 +188,10 @@ class Keys:
         """Capped stream with TTL: what happened in a run."""
         return self._j(domain, f"events:{run_id}")
 
+    def run_journal(self, domain: str, run_id: str) -> str:
+        """Hash with TTL: what a run has paid for, by the content of the request, while it is under way."""
+        return self._j(domain, f"journal:{run_id}")
+
     def runs(self, domain: str) -> str:
         """Capped sorted set: run id -> time it was asked for."""
         return self._j(domain, "runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ from registry.records import Budget, Run
 from registry.store import DAY, Store, decode, encode
 
 ENDED = ("done", "failed", "cancelled")
+_JOURNAL_DAYS = 14
+"""A run that nobody took up again for so long has lost its journal, not its result."""
 
 
 class RunStore(Store):
@@ -151,6 +154,24 @@ class RunStore(Store):
             except (msgspec.DecodeError, KeyError):
                 self._refuse("run event")
         return events
+
+    # --- what was paid for, so that a worker on another machine need not pay again ----------------------------------
+
+    async def keep_paid(self, run_id: str, entries: Mapping[str, bytes]) -> None:
+        """Keep replies under the content hash of their request. Writing one twice is writing it once."""
+        if entries:
+            key = self._keys.run_journal(domain_of(run_id), run_id)
+            flat = [part for pair in entries.items() for part in pair]
+            await self._redis.many([("HSET", key, *flat), ("EXPIRE", key, int(_JOURNAL_DAYS * DAY))])
+
+    async def paid(self, run_id: str) -> dict[str, bytes]:
+        """Everything that was kept for a run."""
+        raw = await self._redis.command("HGETALL", self._keys.run_journal(domain_of(run_id), run_id))
+        return {name.decode(): reply for name, reply in raw.items()}
+
+    async def drop_paid(self, run_id: str) -> None:
+        """The run has ended: nobody will ask again."""
+        await self._redis.command("UNLINK", self._keys.run_journal(domain_of(run_id), run_id))
 
 
 def domain_of(run_id: str) -> str:
