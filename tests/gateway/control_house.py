@@ -1,4 +1,6 @@
-"""The house that tests of the control plane live in: a real registry on an embedded server, the API on a real socket."""
+"""The house that tests of the control plane live in: a real registry on an embedded server, the API on a real
+socket.
+"""
 
 from __future__ import annotations
 
