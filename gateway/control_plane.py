@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from gateway.api.assembly import create_api
@@ -27,7 +26,6 @@ def control_plane(worker: Worker) -> Asgi:
         metrics=worker.metrics,
         readiness=readiness,
         clock=worker.clock,
-        new_id=lambda: os.urandom(12).hex(),
         metrics_key=worker.settings.gateway.metrics_key,
     )
     return create_api(control, control_plane=worker.settings.gateway.control_plane)

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -97,7 +97,7 @@ class Worker:
             fleet=workers,
         )
         self.limits = KeyLimits(
-            prices, clock=clock, worker=f"{socket.gethostname()}:{os.getpid()}", ledger=self._add_up
+            prices, clock=clock, worker=f"{socket.gethostname()}:{os.getpid()}", ledger=self._add_usage
         )
         self.ids: SignedIds | None = None
         self.draining = False
@@ -235,7 +235,7 @@ class Worker:
                 if self.number == 0:
                     await self._sync(registry)
                 secret = await registry.secret(FLEET_SECRET)
-                self.ids = SignedIds(secret, clock=self.clock, lifetime=self.settings.gateway.feedback_days * 86_400.0)
+                self.ids = self._signed_ids(secret)
                 self._keep_secret(secret)
                 self._registry = registry
                 self._registry_down = False
@@ -267,7 +267,7 @@ class Worker:
     def _read_secret(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             secret = bytes.fromhex((self.settings.home.expanduser() / SECRET_FILE).read_text())
-            self.ids = SignedIds(secret, clock=self.clock, lifetime=self.settings.gateway.feedback_days * 86_400.0)
+            self.ids = self._signed_ids(secret)
 
     def _keep_secret(self, secret: bytes) -> None:
         """Ids stay valid over a restart while the registry is down."""
@@ -282,19 +282,18 @@ class Worker:
     async def _record(self, samples: Sequence[Sample], outcomes: Sequence[Outcome]) -> None:
         await (await self.registry()).record(samples, outcomes)
 
-    async def _add_up(
-        self, additions: Mapping[tuple[str, str], Mapping[str, float]], ttl: float
-    ) -> dict[tuple[str, str], dict[str, float]]:
-        """The fleet's counters: one round trip for each window (a minute and a day)."""
-        registry = await self.registry()
-        windows: dict[str, dict[str, dict[str, float]]] = {}
-        for (name, window), fields in additions.items():
-            windows.setdefault(window, {})[name] = dict(fields)
-        totals: dict[tuple[str, str], dict[str, float]] = {}
-        for window, deltas in windows.items():
-            for name, fields in (await registry.add_usage(deltas, window, ttl)).items():
-                totals[name, window] = fields
-        return totals
+    async def _add_usage(
+        self, deltas: dict[str, dict[str, float]], window: str, ttl: float
+    ) -> dict[str, dict[str, float]]:
+        return await (await self.registry()).add_usage(deltas, window, ttl)
+
+    def _signed_ids(self, secret: bytes) -> SignedIds:
+        lifetime = self.settings.gateway.feedback_days * 86_400.0
+        return SignedIds(secret, clock=self.clock, lifetime=lifetime, experiment=self._experiment)
+
+    def _experiment(self, domain: str) -> str:
+        view = self.snapshot.domains.get(domain) if self.snapshot is not None else None
+        return view.deployment.experiment if view is not None else ""
 
     def _registry_state(self) -> tuple[float, bool, int]:
         watcher = self._watcher
@@ -304,7 +303,6 @@ class Worker:
 
     def _lane(self) -> TranslateLane | None:
         return None
-
 
 
 def bootstrap(settings: Settings, now: float) -> Snapshot:
@@ -331,4 +329,3 @@ def bootstrap(settings: Settings, now: float) -> Snapshot:
         for domain in settings.domain_records()
     }
     return Snapshot(epoch=0, taken_at=now, domains=domains, keys=keys)
-
