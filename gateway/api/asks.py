@@ -84,6 +84,8 @@ class Optimize(Ask):
 
     method: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] = "metaspo"
     budget: BudgetAsk | None = None
+    unseen: Annotated[list[Name], Field(max_length=50)] = []
+    """Tasks that are kept out of the search and measured at its end."""
     why: Why = ""
 
 

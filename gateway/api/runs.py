@@ -55,7 +55,12 @@ async def optimize(
         at=control.clock(),
         by=who.name,
         why=ask.why,
-        args={"run": run.id, "method": ask.method, "budget": msgspec.to_builtins(budget)},
+        args={
+            "run": run.id,
+            "method": ask.method,
+            "budget": msgspec.to_builtins(budget),
+            **({"unseen": ask.unseen} if ask.unseen else {}),
+        },
     )
     await registry.put_trigger(trigger)
     return answer(RunAsked(run.id), 202)
