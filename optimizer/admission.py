@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from optimizer.components import sentences
 from optimizer.evaluation import Evaluation
 from optimizer.lint import lint
 from optimizer.overlap import Corpus as LoggedTexts
@@ -16,15 +17,18 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Admission:
-    """The door of one run. It remembers what was let in, so that near-duplicates are turned away."""
+    """The door of one run. It remembers what was let in, so that near-duplicates are turned away.
+
+    ``allow``: sentences of our own corpus, which need no suspicion.
+    """
 
     def __init__(
         self, evaluation: Evaluation, tasks: Sequence[SearchTask], incumbent: str, *, allow: Iterable[str] = ()
     ) -> None:
         self._evaluation = evaluation
         self._incumbent = incumbent
+        self._own_words = frozenset(allow)
         self._allow = (
-            *allow,
             *(label for task in tasks for label in task.judge.labels),
             *(task.user_prompt for task in tasks),
         )
@@ -48,7 +52,8 @@ class Admission:
         words = _words(text)
         if any(_alike(words, other) for other in self._known.get(place, ())):
             return self._refuse("near-duplicate", "it repeats an earlier prompt")
-        hits = lint(text, incumbent=incumbent, corpus_texts=self._logged, allow=self._allow, slot=slot)
+        ours = [sentence for sentence in sentences(text) if sentence in self._own_words]
+        hits = lint(text, incumbent=incumbent, corpus_texts=self._logged, allow=(*self._allow, *ours), slot=slot)
         if hits:
             return self._refuse(f"lint: {hits[0].kind}", hits[0].reason)
         self._known.setdefault(place, []).append(words)

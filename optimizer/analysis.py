@@ -14,7 +14,7 @@ from optimizer.components import joined, sentences
 from optimizer.evaluation import Evaluation
 from optimizer.failures import Failures, answer_form
 from optimizer.prompts import Ask, Hypothesis
-from optimizer.proposals import History, Parent, Proposal, ProposerName, SystemAsk, UserAsk
+from optimizer.proposals import History, Parent, Proposal, ProposerName, SystemAsk, UserAsk, combined
 from optimizer.replies import Unparsed
 from optimizer.waves import together
 
@@ -119,11 +119,14 @@ class Rewriter:
             n=generation,
             draws=DRAWS,
         )
-        written = await together(self._write(parent.prompt, h, generation) for h in hypotheses or ())
-        return [
-            Proposal(prompt=text, parent=parent.prompt, hypothesis=f"{h.label}: {h.change}")
-            for h, text in zip(hypotheses or (), written, strict=True)
+        if not hypotheses:
+            return []
+        written = await together(self._write(parent.prompt, h, generation) for h in hypotheses)
+        proposals = [
+            Proposal(prompt=text, parent=parent.prompt, hypothesis=f"{h.label}: {h.change}", change=_sentence(h.change))
+            for h, text in zip(hypotheses, written, strict=True)
         ]
+        return [*proposals, *combined(parent.prompt, [proposal.change for proposal in proposals])]
 
     async def _write(self, parent: str, hypothesis: Hypothesis, generation: int) -> str:
         """The writer's prompt; when its reply cannot be read, the parent with the hypothesis' own sentence added."""

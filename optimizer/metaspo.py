@@ -24,7 +24,7 @@ from optimizer.failures import Failures, collect
 from optimizer.found import Found
 from optimizer.inner import UserPrompts
 from optimizer.plan import Plan
-from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk
+from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk, combined
 from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, full_course, price, race
 from optimizer.records import Candidate, Generation, Rollout, SearchSpec
 from optimizer.sprig import ComponentEditor
@@ -49,6 +49,8 @@ class Search:
     user_prompts: UserPrompts
     history: History = field(default_factory=History)
     generations: list[Generation] = field(default_factory=list)
+    helped: list[tuple[float, str]] = field(default_factory=list)
+    """Changes of the last race that scored above their parent, with the gain."""
 
     @property
     def incumbent(self) -> str:
@@ -168,6 +170,7 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
         editor = ComponentEditor(corpus_for(search.spec.sources), seed=search.spec.seed + 1)
         fixed = SystemAsk(parents=ask.parents[:1], count=plan.diverse, history=search.history, generation=0)
         proposed += await editor.system_prompts(fixed)
+    proposed += _combinations(search)
     admitted = [proposal for proposal in proposed if search.admission.system_prompt(proposal.prompt)]
     refused = len(proposed) - len(admitted)
     text = f"generation {number}: {len(admitted)} candidates" + (f", {refused} refused unseen" if refused else "")
@@ -175,6 +178,14 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
         "candidates", text, generation=number, refused=search.admission.refused[-refused:] if refused else []
     )
     return admitted
+
+
+def _combinations(search: Search) -> list[Proposal]:
+    """The best prompt with the changes that helped in the last race and are not in it: the two best, and all of them."""
+    helped = [change for _, change in sorted(search.helped, key=lambda row: -row[0])]
+    best = search.archive.best
+    fresh = [change for change in dict.fromkeys(helped) if change not in best]
+    return [*combined(best, fresh[:2]), *(combined(best, fresh) if len(fresh) > 2 else [])]
 
 
 async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> RaceResult:
@@ -200,11 +211,14 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
     """Rewards for the proposer, survivors into the archive, a new best when the race says so, and the record of it."""
     before = search.archive.best
     candidates = []
+    search.helped = []
     for i, proposal in enumerate(proposals, start=1):
         reference = proposal.parent if search.board.compare(proposal.prompt, proposal.parent).df else before
         gain = search.board.compare(proposal.prompt, reference).mean
         search.proposer.learn(proposal, gain)
         search.history.note(proposal.hypothesis, gain)
+        if proposal.change and gain > 0:
+            search.helped.append((gain, proposal.change))
         score, n = search.board.mean(proposal.prompt)
         candidates.append(
             Candidate(

@@ -6,9 +6,11 @@ sentences of the corpus and needs no model. Proposals are texts only: whether th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from optimizer.components import joined, sentences
 from optimizer.failures import Failures
 from optimizer.records import Record
 
@@ -17,11 +19,25 @@ HISTORY_SHOWN = 12
 
 
 class Proposal(Record, frozen=True, kw_only=True):
-    """A new prompt, the prompt it came from, and the hypothesis or edit that made it."""
+    """A new prompt, the prompt it came from, and the hypothesis or edit that made it.
+
+    ``change`` holds the sentences that it wants added, where it can be said so; changes that helped are combined later.
+    """
 
     prompt: str
     parent: str
     hypothesis: str
+    change: str = ""
+
+
+def combined(prompt: str, changes: Sequence[str]) -> list[Proposal]:
+    """``prompt`` with all ``changes`` added, if they are at least two: many small helps may only show together."""
+    present = sentences(prompt)
+    added = [part for change in changes for part in sentences(change) if part not in present]
+    added = list(dict.fromkeys(added))
+    if len(changes) < 2 or not added:
+        return []
+    return [Proposal(prompt=joined((*present, *added)), parent=prompt, hypothesis=f"{len(changes)} changes together")]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,10 @@ class ComponentEditor:
                         continue
                     self._seen.add(move.prompt)
                     self._made[move.prompt] = move
-                    proposals.append(Proposal(prompt=move.prompt, parent=parent_prompt, hypothesis=move.label))
+                    change = move.component if move.kind in ("add", "replace") else ""
+                    proposals.append(
+                        Proposal(prompt=move.prompt, parent=parent_prompt, hypothesis=move.label, change=change)
+                    )
                     break
         return proposals[:count]
 
