@@ -1,4 +1,5 @@
-"""The registry: what exists, what is live, what happened. See ``registry.py`` for the one object, ``records.py`` for nouns.
+"""The registry: what exists, what is live, what happened. The one object is in ``registry.py``,
+the nouns in ``records.py``.
 
 Names are loaded when first used, so that importing this package costs nothing.
 """
@@ -200,10 +201,19 @@ _HOMES = {
     "errors": "Conflict Corrupt NotConfirmed NotFound Refused RegistryError RegistryUnavailable SettingsError",
     "keyring": "hash_key",
     "lifecycle": "describe live_versions",
-    "records": "GLOBAL Approval Arm AuditEntry Budget CanaryPlan Dataset Deployment Domain DomainView ErasureReport Example Feedback Finding GateOutcome InjectMode JudgeKind JudgeSpec KeyRecord Lease Lineage MatchRule Message MoveKind Outcome PromotionPolicy Record Role Run RunState Sample SamplePolicy ServedVersion Snapshot Tally Task Trigger Version",
+    "records": (
+        "GLOBAL Approval Arm AuditEntry Budget CanaryPlan Dataset Deployment Domain DomainView ErasureReport "
+        "Example Feedback Finding GateOutcome InjectMode JudgeKind JudgeSpec KeyRecord Lease Lineage "
+        "MatchRule Message MoveKind Outcome PromotionPolicy Record Role Run RunState Sample SamplePolicy "
+        "ServedVersion Snapshot Tally Task Trigger Version "
+    ),
     "redis_keys": "FLEET PREFIX domain_name",
     "registry": "Registry watch",
-    "settings": "BudgetSettings CanarySettings DomainSettings GatewaySettings JobsSettings JudgeSettings KeySettings ModelRoute RetentionSettings SampleSettings Settings TaskSettings TimeoutSettings UpstreamSettings load_settings",
+    "settings": (
+        "BudgetSettings CanarySettings DomainSettings GatewaySettings JobsSettings JudgeSettings KeySettings "
+        "ModelRoute RetentionSettings SampleSettings Settings TaskSettings TimeoutSettings UpstreamSettings "
+        "load_settings "
+    ),
     "settings_sources": "SettingRow settings_reference",
     "signing": "Signer Verifier content_hash load_public verify",
     "watcher": "SnapshotWatcher",

@@ -50,7 +50,7 @@ class ApprovalStore(Store):
     async def decide_approval(
         self, approval_id: str, decision: Literal["approved", "rejected"], by: str, why: str = ""
     ) -> Approval:
-        """The first decision stands; the same one again changes nothing. Raises NotFound, Conflict (decided otherwise)."""
+        """The first decision stands; the same one again changes nothing. Raises NotFound, Conflict."""
         before = await self.get_approval(approval_id)
         if before.decision == decision:
             return before

@@ -32,7 +32,7 @@ class NotConfirmed(RegistryUnavailable):
 
 
 class Conflict(RegistryError):
-    """Somebody else was first. ``current`` is the present state, ``moved`` the audit entry that changed it (if known)."""
+    """Somebody else was first. ``current`` is the present state, ``moved`` the audit entry of the change, if known."""
 
     def __init__(self, message: str, current: Any = None, moved: Any = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Outcomes: what the gateway counts of each exchange. Single ones in a capped stream, sums per version, arm and unit."""
+"""Outcomes: what the gateway counts of each exchange. Single ones in a capped stream, sums beside it."""
 
 from __future__ import annotations
 

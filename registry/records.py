@@ -75,7 +75,7 @@ class Budget(Record, frozen=True, kw_only=True):
 
 
 class MatchRule(Record, frozen=True, kw_only=True):
-    """Sends traffic to a domain (and task) by what the request shows: a model name, a header, a system prompt prefix."""
+    """Sends traffic to a domain (and task) by what the request shows: model name, header, system prompt prefix."""
 
     model: str | None = None
     header: tuple[str, str] | None = None

@@ -28,7 +28,7 @@ _DOMAIN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 def domain_name(name: str) -> str:
-    """The name itself, when it can be one: lower case letters, digits, ``.``, ``_``, ``-``; at most 63. Raises Refused."""
+    """The name itself, when it can be one: lower case letters, digits, ``._-``; at most 63. Raises Refused."""
     if not _DOMAIN_NAME.fullmatch(name):
         raise Refused(
             f"{name[:80]!r} cannot name a domain: use 1 to 63 lower case letters, digits, '.', '_' or '-',"
@@ -75,7 +75,7 @@ class Keys:
         return f"{self.prefix}:c:{{{domain}}}:{what}"
 
     def live(self, domain: str) -> str:
-        """Hash, all a gateway needs of a domain: ``domain``, ``deployment``, ``epoch``, and ``v:<n>`` per live version."""
+        """Hash, all a gateway needs: ``domain``, ``deployment``, ``epoch``, and ``v:<n>`` per live version."""
         return self._c(domain, "live")
 
     def versions(self, domain: str) -> str:
@@ -124,7 +124,7 @@ class Keys:
         return self._t(domain, f"times:{task}")
 
     def reservoir(self, domain: str, which: str, task: str) -> str:
-        """Sorted set: sample id -> priority. Smallest priorities stay. ``which`` is ``representative`` or ``failures``."""
+        """Sorted set: sample id -> priority. The smallest stay. ``which``: ``representative`` or ``failures``."""
         return self._t(domain, f"{which}:{task}")
 
     def threshold(self, domain: str) -> str:

@@ -24,7 +24,7 @@ def priority(sample_id: str, at: float, half_life_days: float) -> float:
 
 
 def inclusion(at: float, threshold: float | None, half_life_days: float) -> float:
-    """Probability in 0..1 that a sample of time ``at`` is kept, given the smallest logarithm turned away (None: none)."""
+    """Probability in 0..1 that a sample of time ``at`` is kept, given the smallest logarithm turned away."""
     if threshold is None:
         return 1.0
     return -math.expm1(-math.exp(min(threshold + _log_weight(at, half_life_days), 50.0)))

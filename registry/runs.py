@@ -136,7 +136,7 @@ class RunStore(Store):
     async def run_events(
         self, run_id: str, after: str = "0", limit: int = 1000, wait: float = 0.0
     ) -> list[tuple[str, dict[str, Any]]]:
-        """Events after the one with id ``after``, oldest first. ``wait``: seconds to wait for one when there is none."""
+        """Events after the one with id ``after``, oldest first. ``wait``: seconds to wait when there is none."""
         key = self._keys.run_events(domain_of(run_id), run_id)
         if not all(part.isdigit() for part in after.split("-", 1)):
             raise Refused(f"{after!r} is not the id of an event.")

@@ -24,7 +24,7 @@ class SampleStore(Store):
     """Writes and reads samples."""
 
     async def record_samples(self, samples: Sequence[Sample]) -> list[str]:
-        """Offer samples to their reservoirs; returns the ids that were kept. Writing a sample twice is writing it once."""
+        """Offer samples to their reservoirs; returns the ids that were kept. Writing one twice is writing it once."""
         groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
         for sample in samples:
             groups[sample.domain, sample.task].append(sample)
@@ -183,7 +183,7 @@ class SampleStore(Store):
     # --- what comes later -----------------------------------------------------------------------------------------
 
     async def set_score(self, sample_id: str, score: float | None, by: str, unscored: str = "") -> Sample:
-        """A judge's verdict (or why there is none); replaces an earlier one, in the sums too. Raises NotFound, Refused."""
+        """A judge's verdict, or why there is none; replaces an earlier one, also in the sums. Raises NotFound, Refused."""
         _check_score(score)
 
         def change(sample: Sample) -> Sample:
@@ -203,7 +203,7 @@ class SampleStore(Store):
         return after
 
     async def add_feedback(self, feedback: Feedback) -> bool:
-        """A caller's vote or late reference; a second one replaces the first. True when its exchange is a kept sample."""
+        """A caller's vote or late reference; a second one replaces the first. True when its exchange was kept."""
         _check_score(feedback.score)
         key = self._keys.vote(feedback.domain, feedback.exchange)
         ttl = self._keep.sample_days * int(DAY)

@@ -70,7 +70,7 @@ class UpstreamSettings(Section):
 
 
 class ModelRoute(Section):
-    """A model name that callers may ask for, and where it goes. The same name twice: two deployments behind one name."""
+    """A model name that callers may ask for, and where it goes. The same name twice: two deployments of it."""
 
     name: str = Field(min_length=1, description="what callers ask for; `*` at the end matches any rest")
     upstream: str = Field(description="name of the upstream")
