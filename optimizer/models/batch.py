@@ -110,6 +110,7 @@ class Batched:
             with contextlib.suppress(asyncio.CancelledError, ModelError):
                 await task
         await self._lane.close()
+        await asyncio.sleep(0)  # the SDKs' sockets close on the loop's next turn
 
     async def _send_soon(self) -> None:
         """Wait until no new request has come for a moment, then send what there is."""

@@ -32,22 +32,16 @@ class OpenAIBatches:
             raise EndpointRefused(
                 f"The model {spec.model!r} needs an API key: set api_key in the search file, or OPENAI_API_KEY."
             ) from error
-        self._sent: dict[str, Request] = {}
+        self._sent: dict[str, frozenset[str]] = {}
 
     async def submit(self, requests: Mapping[str, Request]) -> str:
         """One JSONL file, one batch."""
+        bodies = {name: self._dialect.body(request) for name, request in requests.items()}
         lines = b"\n".join(
-            msgspec.json.encode(
-                {
-                    "custom_id": name,
-                    "method": "POST",
-                    "url": "/v1/chat/completions",
-                    "body": self._dialect.body(request),
-                }
-            )
-            for name, request in requests.items()
+            msgspec.json.encode({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body})
+            for name, body in bodies.items()
         )
-        self._sent.update(requests)
+        self._sent.update((name, frozenset(body)) for name, body in bodies.items())
         async with self._translated():
             file = await self._client.files.create(file=("requests.jsonl", lines), purpose="batch")
             batch = await self._client.batches.create(
@@ -89,10 +83,10 @@ class OpenAIBatches:
                 return name, completion(reply.choices[0].message, reply.choices[0].finish_reason, reply.usage)
             return name, "the reply has no choice"
         code, message = error_of(body)
-        if response.get("status_code") == 400 and (request := self._sent.get(name)) is not None:
+        if response.get("status_code") == 400 and (sent := self._sent.get(name)) is not None:
             if any(mark in code for mark in ("context_length", "content_filter")):
                 return name, Completion(text="", finish="filter", detail=code.split()[0])
-            if not self._dialect.drop(request, f"{code} {message}"):
+            if not self._dialect.drop(sent, f"{code} {message}"):
                 raise EndpointRefused(f"The model {self._spec.model!r} answered 400 in a batch: {message}")
         return name, message or "it failed without a reason"
 

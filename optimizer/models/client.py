@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -92,8 +93,9 @@ class OpenAICompatible:
 
     async def _once(self, request: Request) -> Completion | _Failed:
         session = self._session or self._open()
+        body = self._dialect.body(request)
         try:
-            async with session.post(self._url, data=_encode(self._dialect.body(request))) as response:
+            async with session.post(self._url, data=_encode(body)) as response:
                 raw = await response.read()
                 status, headers = response.status, response.headers
         except asyncio.TimeoutError:  # noqa: UP041 -- aiohttp raises a subclass of its own
@@ -107,7 +109,7 @@ class OpenAICompatible:
         self._pace.learn(headers)
         if status == 200:
             return self._read(raw, headers.get("content-type", ""))
-        return self._refused(request, status, raw, self._pace.retry_after(headers))
+        return self._refused(body, status, raw, self._pace.retry_after(headers))
 
     def _read(self, raw: bytes, content_type: str) -> Completion | _Failed:
         if not raw.strip():
@@ -127,7 +129,7 @@ class OpenAICompatible:
             return _Failed("answered without any choice", "see its log")
         return completion(reply.choices[0].message, reply.choices[0].finish_reason, reply.usage)
 
-    def _refused(self, request: Request, status: int, raw: bytes, wait: float | None) -> Completion | _Failed:
+    def _refused(self, body: dict[str, Any], status: int, raw: bytes, wait: float | None) -> Completion | _Failed:
         code, message = error_of(raw)
         told = f"answered {status}: {message}" if message else f"answered {status}"
         if "insufficient_quota" in code:
@@ -138,7 +140,7 @@ class OpenAICompatible:
         if status in (400, 413, 422):
             if status != 422 and any(mark in code for mark in _OWN_FAULT):
                 return Completion(text="", finish="filter", detail=code.split()[0] if code.split() else "refused")
-            if self._dialect.drop(request, f"{code} {message}"):
+            if self._dialect.drop(body, f"{code} {message}"):
                 return _Failed(told, "", again=True)
         advice = {
             401: "Check the API key",

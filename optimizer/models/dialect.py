@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -68,20 +69,23 @@ class Dialect:
             body.pop(name, None)
         return body
 
-    def drop(self, request: Request, complaint: str) -> bool:
-        """Stop sending the optional parameter that the endpoint complains about. False when it names none of ours."""
-        sent = self.body(request)
+    def drop(self, sent: Collection[str], complaint: str) -> bool:
+        """Stop sending the optional parameter that the endpoint complains about; ``sent`` are the keys of the body
+        that it refused. False when it names none of them: then sending again would be refused again."""
         for name in (*_OPTIONAL, *self._spec.extra):
             if name in sent and re.search(rf"(?<![a-z_]){re.escape(name)}(?![a-z_])", complaint):
-                self._dropped.add(name)
                 instead = "; max_completion_tokens is sent instead" if name == "max_tokens" else ""
-                self._note(f"{self._spec.model} refuses the parameter {name}: it is no longer sent{instead}.")
+                self._forget(name, f"refuses the parameter {name}: it is no longer sent{instead}.")
                 return True
         if "json_schema" in complaint and "response_format" in sent:
-            self._dropped.add("response_format")
-            self._note(f"{self._spec.model} refuses structured output: the form is asked for in words alone.")
+            self._forget("response_format", "refuses structured output: the form is asked for in words alone.")
             return True
         return False
+
+    def _forget(self, name: str, told: str) -> None:
+        if name not in self._dropped:  # else it was dropped while this request was in the air
+            self._dropped.add(name)
+            self._note(f"{self._spec.model} {told}")
 
 
 def completion(message: Message, finish_reason: str | None, usage: Usage | None) -> Completion:

@@ -4,9 +4,11 @@ a call."""
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 
 from optimizer.errors import EndpointDown, EndpointRefused
@@ -16,6 +18,13 @@ from optimizer.records import Completion, Finish, ModelSpec, Request
 
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
+_ADVICE = {
+    400: "Check the model's settings in the search file",
+    401: "Check the API key",
+    403: "Check that the key may use this model",
+    404: "Check the model's name",
+    422: "Check the model's settings in the search file",
+}
 _OPTIONAL = ("temperature", "seed", "response_format", "max_tokens")
 
 
@@ -42,44 +51,31 @@ class LiteLLM:
 
     async def complete(self, request: Request) -> Completion:
         """The reply. LiteLLM's own retries are off: ours are the only ones, so that attempts are counted."""
-        import litellm
+        import openai
 
-        litellm.suppress_debug_info = True
-        litellm.telemetry = False
+        litellm = _litellm()
         attempt = 0
         while True:
+            arguments = self._arguments(request)
             try:
                 async with self._pace.slot(lambda: len(str(request.messages)) / 4 + request.max_tokens):
-                    return _completion(await litellm.acompletion(**self._arguments(request)))
-            except litellm.exceptions.ContentPolicyViolationError as error:
-                return Completion(text="", finish="filter", detail=_told(error))
-            except litellm.exceptions.ContextWindowExceededError:
-                return Completion(text="", finish="filter", detail="context_length_exceeded")
-            except (litellm.exceptions.BadRequestError, litellm.exceptions.UnsupportedParamsError) as error:
-                if not self._drop(request, str(error)):
+                    return _completion(await litellm.acompletion(**arguments))
+            except openai.OpenAIError as error:  # all of LiteLLM's errors derive from the SDK's
+                if isinstance(error, litellm.exceptions.ContentPolicyViolationError):
+                    return Completion(text="", finish="filter", detail="content_filter")
+                if isinstance(error, litellm.exceptions.ContextWindowExceededError):
+                    return Completion(text="", finish="filter", detail="context_length_exceeded")
+                status = _status(error)
+                if status in (400, 422) and self._drop(arguments, str(error)):
+                    continue
+                if status in _ADVICE:
                     raise EndpointRefused(
-                        f"{self._label()} {_told(error)} Check its settings in the search file."
+                        f"{self._label()} answered {status}: {_told(error)} {_ADVICE[status]}."
                     ) from error
-            except litellm.exceptions.AuthenticationError as error:
-                raise EndpointRefused(f"{self._label()} refused the key. Check the API key.") from error
-            except litellm.exceptions.PermissionDeniedError as error:
-                raise EndpointRefused(
-                    f"{self._label()} {_told(error)} Check that the key may use this model."
-                ) from error
-            except litellm.exceptions.NotFoundError as error:
-                raise EndpointRefused(f"{self._label()} {_told(error)} Check the model's name.") from error
-            except (
-                litellm.exceptions.RateLimitError,
-                litellm.exceptions.APIConnectionError,
-                litellm.exceptions.Timeout,
-                litellm.exceptions.InternalServerError,
-                litellm.exceptions.ServiceUnavailableError,
-                litellm.exceptions.APIError,
-            ) as error:
                 if attempt >= self._spec.retries:
                     raise EndpointDown(
-                        f"{self._label()} {_told(error)} ({attempt + 1} attempts) Nothing paid for is lost: "
-                        "start again with --resume when it answers."
+                        f"{self._label()} cannot be used now: {_told(error)} ({attempt + 1} attempts) Nothing paid for is "
+                        "lost: start again with --resume when it answers."
                     ) from error
                 await self._wait(attempt, error)
                 attempt += 1
@@ -118,18 +114,29 @@ class LiteLLM:
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * self._rng.uniform(0.5, 1.0)
         await self._sleep(wait if asked is None else asked + self._rng.uniform(0.0, 0.25))
 
-    def _drop(self, request: Request, complaint: str) -> bool:
-        """Stop sending the optional parameter that the provider names in its complaint."""
-        sent = self._arguments(request)
+    def _drop(self, sent: dict[str, Any], complaint: str) -> bool:
+        """Stop sending the optional parameter of ``sent`` that the provider names in its complaint."""
         for name in (*_OPTIONAL, *self._spec.extra):
             if name in sent and re.search(rf"(?<![a-z_]){re.escape(name)}(?![a-z_])", complaint):
-                self._dropped.add(name)
-                self._note(f"{self._spec.model} refuses the parameter {name}: it is no longer sent.")
+                if name not in self._dropped:  # else it was dropped while this request was in the air
+                    self._dropped.add(name)
+                    self._note(f"{self._spec.model} refuses the parameter {name}: it is no longer sent.")
                 return True
         return False
 
     def _label(self) -> str:
         return f"The model {self._spec.model!r}"
+
+
+@lru_cache(maxsize=1)
+def _litellm() -> Any:
+    """The library, imported quietly and without the price list that it would fetch from the network."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    return litellm
 
 
 def _completion(reply: Any) -> Completion:
@@ -154,6 +161,17 @@ def _completion(reply: Any) -> Completion:
         tokens_cached=getattr(details, "cached_tokens", 0) or 0,
         detail="content_filter" if finish == "filter" else "",
     )
+
+
+def _status(error: BaseException) -> int | None:
+    """The status that the provider really answered: LiteLLM guesses a class from the text, the first cause knows."""
+    status: int | None = None
+    seen: BaseException | None = error
+    while seen is not None:
+        found = getattr(seen, "status_code", None)
+        status = found if isinstance(found, int) else status
+        seen = seen.__cause__ or seen.__context__
+    return status
 
 
 def _told(error: Exception) -> str:
