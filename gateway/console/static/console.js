@@ -11,6 +11,7 @@ function draw(node) {
   const options = {
     width: node.clientWidth,
     height: 288,
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     scales: { y: { range: chart.range || undefined } },
     axes: [axis, { ...axis, size: 56 }],
     series: [{}].concat(chart.series.map((s, i) => ({

@@ -1,0 +1,392 @@
+"""The console in a real browser, over a real gateway process and a real store: every page, every action."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from registry import (
+    Approval,
+    EmbeddedRedis,
+    Lineage,
+    Message,
+    Outcome,
+    Registry,
+    Sample,
+    Signer,
+    load_settings,
+)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+OPERATOR, VIEWER = "ops-key-for-tests", "viewer-key-for-tests"
+HOSTILE = '<script>window.stolen = 1</script><img src=x onerror="window.stolen = 1">'
+GATE = {
+    "outcome": "PASS",
+    "reason": "Better by +0.062 (interval +0.021 to +0.103) and every rule holds.",
+    "table": [
+        {"name": "effect", "value": 0.062, "bound": ">= 0.02", "passed": True, "note": ""},
+        {"name": "audit_sign", "value": None, "bound": "> 0", "passed": None, "note": "not measured"},
+    ],
+}
+
+
+class House:
+    """A running gateway with a seeded registry."""
+
+    def __init__(self, url: str, registry: Registry, redis: EmbeddedRedis) -> None:
+        self.url = url
+        self.registry = registry
+        self.redis = redis
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, EmbeddedRedis]]:
+    home = tmp_path_factory.mktemp("console")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = home / "metaspo.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "home": str(home),
+                "listen": f"127.0.0.1:{port}",
+                "upstreams": [{"name": "local", "base_url": "http://127.0.0.1:9/v1"}],
+                "keys": [
+                    {"name": "ops", "role": "operator", "key": OPERATOR},
+                    {"name": "eyes", "role": "viewer", "key": VIEWER},
+                ],
+            }
+        )
+    )
+    redis = EmbeddedRedis.start(home)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metaspo", "--config", str(config), "gateway", "serve"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "METASPO_CONFIG": str(config)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(url + "/readyz", process)
+        yield url, config, redis
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+        redis.stop()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            if process.poll() is not None:
+                raise AssertionError((process.stderr or sys.stdin).read()) from None
+            time.sleep(0.05)
+    raise AssertionError(f"{url} never answered")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(gateway: tuple[str, Path, EmbeddedRedis]) -> AsyncIterator[House]:
+    url, config, redis = gateway
+    settings = load_settings(config)
+    registry = await Registry.connect(redis.url, signer=Signer.load_or_create(settings.signing_key_path))
+    await seed(registry)
+    yield House(url, registry, redis)
+    await registry.close()
+
+
+async def seed(registry: Registry) -> None:
+    """A domain with a past: three versions, a canary, samples, an approval, a finished search."""
+    from registry import Domain, JudgeSpec, Task
+
+    task = Task(user_prompt="Which team?\n{question}", judge=JudgeSpec(kind="choice", labels=("billing", "shipping")))
+    await registry.put_domain(Domain(name="support", tasks={"triage": task}), actor="test")
+    await registry.put_domain(Domain(name="empty"), actor="test")
+    first = await registry.add_version("support", "You are a helpful assistant.", lineage=Lineage(author="ops"))
+    run = await registry.create_run("support", "metaspo", asked_by="ops", why="weekly")
+    second = await registry.add_version(
+        "support",
+        "You are a helpful support assistant. Answer with only the name of the best team.",
+        lineage=Lineage(parent=first.number, run=run.id, author="optimizer", gate=GATE, why="better on the holdout"),
+    )
+    await registry.add_version("support", f"Be kind. {HOSTILE}", lineage=Lineage(parent=second.number, author="ops"))
+    await registry.promote("support", first.number, actor="ops", why="first version")
+    await registry.promote("support", second.number, actor="ops", why=HOSTILE)
+    now = time.time()
+    samples = [
+        Sample(
+            id=f"sample-{i}", domain="support", task="triage", at=now - 3600 * (i % 6), key="app", unit=f"u{i}",
+            arm="stable", version=1 + i % 2, messages=(Message(role="user", content=f"Where is parcel {i}? {HOSTILE}"),),
+            answer="shipping" if i % 3 else HOSTILE, score=1.0 if i % 3 else 0.0, score_by="reference",
+        )
+        for i in range(24)
+    ]  # fmt: skip
+    outcomes = [
+        Outcome(domain="support", arm="stable", version=2, unit=f"u{i}", at=now - 60, prompt_tokens=80, answer_tokens=9, score=float(i % 4 > 0))
+        for i in range(24)
+    ]  # fmt: skip
+    await registry.record(samples, outcomes)
+    await registry.put_approval(
+        Approval(id="approval-1", domain="support", version=3, kind="canary", asked_at=now, reason="first promotion")
+    )
+    await registry.append_run_event(run.id, {"kind": "generation", "text": "generation 1 began"})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        engine = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                  "--disable-component-update", "--disable-sync"],
+        )  # fmt: skip
+        yield engine
+        await engine.close()
+
+
+async def signed_in(browser: Browser, house: House, key: str = OPERATOR, **options: Any) -> tuple[BrowserContext, Page]:
+    context = await browser.new_context(**options)
+    page = await context.new_page()
+    page.problems = []  # type: ignore[attr-defined]
+    page.on("console", lambda m: page.problems.append(m.text) if m.type in ("error", "warning") else None)  # type: ignore[attr-defined]
+    page.on("pageerror", lambda error: page.problems.append(str(error)))  # type: ignore[attr-defined]
+    await page.goto(house.url + "/console")
+    await page.get_by_label("Key").fill(key)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_role("heading", name="Overview").wait_for()
+    return context, page
+
+
+PAGES = [
+    "",
+    "?q=supp",
+    "/domains/support",
+    "/domains/empty",
+    "/domains/support/versions/1",
+    "/domains/support/versions/2",
+    "/domains/support/versions/3?against=1",
+    "/domains/support/samples",
+    "/domains/support/samples?band=low",
+    "/domains/support/move?action=promote&version=1",
+    "/domains/support/move?action=canary&version=3",
+    "/domains/support/move?action=rollback",
+    "/approvals",
+    "/jobs",
+    "/audit",
+    "/audit?domain=support",
+    "/keys",
+    "/health",
+]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])
+async def test_every_page_is_sound(house: House, browser: Browser, width: int, scheme: Any, tmp_path: Path) -> None:
+    context, page = await signed_in(browser, house, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    run = (await house.registry.list_runs("support"))[0]
+    shots = Path(os.environ.get("METASPO_SCREENSHOTS") or tmp_path)
+    axe = Axe()
+    for path in [*PAGES, f"/runs/{run.id}"]:
+        live = path.startswith("/runs/")
+        await page.goto(house.url + "/console" + path, wait_until="load" if live else "networkidle")
+        assert await page.evaluate("window.stolen") is None, path
+        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+            f"{path} scrolls sideways"
+        )
+        found = await axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+        assert found.violations_count == 0, f"{path} at {width} {scheme}: {found.generate_report()}"
+        name = re.sub(r"[^a-z0-9]+", "-", path.partition("/runs/")[0] or ("run" if live else "overview")).strip("-")
+        await page.screenshot(path=shots / f"{name}-{width}-{scheme}.png", full_page=True)
+    assert page.problems == []  # type: ignore[attr-defined]
+    await context.close()
+
+
+async def test_a_move_shows_what_changes_and_happens_once(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house)
+    await page.goto(house.url + "/console/domains/support/versions/3")
+    await page.get_by_role("link", name="Canary").click()
+    assert await page.locator(".diff ins").count() > 0
+    await page.get_by_label("Share of the units, at most 0.5").fill("0.10")
+    await page.get_by_label("Reason, for the audit").fill("a careful try")
+    await page.get_by_role("button", name="Canary").click()
+    await page.get_by_text("Version 3 is on canary with 10% of the units.").wait_for()
+    deployment = await house.registry.deployment("support")
+    assert (deployment.canary, deployment.share) == (3, 0.1)
+
+    await page.get_by_role("link", name="End the canary").click()
+    await page.get_by_label("Reason, for the audit").fill("seen enough")
+    await page.get_by_role("button", name="Abort").click()
+    await page.get_by_text("The canary has ended").wait_for()
+
+    await page.get_by_role("link", name="Roll back to 1").click()
+    await page.get_by_label("Reason, for the audit").fill("back")
+    await page.get_by_role("button", name="Rollback").click()
+    await page.get_by_text("Rolled back: version 1 is stable.").wait_for()
+
+    await page.goto(house.url + "/console/domains/support/versions/2")
+    await page.get_by_role("link", name="Promote").click()
+    await page.get_by_label("Reason, for the audit").fill("forward again")
+    await page.get_by_role("button", name="Promote").click()
+    await page.get_by_text("Version 2 is stable").wait_for()
+    entries = await house.registry.history("support", 5, None)
+    assert [(e.kind, e.actor, e.why) for e in entries][:2] == [
+        ("promote", "ops", "forward again"),
+        ("rollback", "ops", "back"),
+    ]
+    await context.close()
+
+
+async def test_a_stale_page_is_told_what_moved(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house)
+    await page.goto(house.url + "/console/domains/support/move?action=promote&version=1")
+    await house.registry.promote("support", 3, actor="somebody", why="was quicker")
+    await page.get_by_label("Reason, for the audit").fill("late")
+    await page.get_by_role("button", name="Promote").click()
+    await page.get_by_role("heading", name="Something moved meanwhile").wait_for()
+    assert "somebody" in await page.inner_text("main")
+    assert (await house.registry.deployment("support")).stable == 3
+    await house.registry.promote("support", 2, actor="test", why="as before")
+    await context.close()
+
+
+async def test_approvals_labels_and_keys(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house)
+    await page.goto(house.url + "/console/approvals")
+    await page.get_by_label("Reason").fill("read and understood")
+    await page.get_by_role("button", name="Reject").click()
+    await page.get_by_text("Rejected.").wait_for()
+    decided = await house.registry.list_approvals()
+    assert [(a.decision, a.by) for a in decided] == [("rejected", "ops")]
+
+    await page.goto(house.url + "/console/domains/support/samples?band=low")
+    await page.get_by_role("button", name="Right").first.click()
+    await page.wait_for_load_state()
+    labelled = [s for s in await house.registry.samples("support", limit=100) if s.label is not None]
+    assert [(s.label, s.label_by) for s in labelled] == [(1.0, "ops")]
+
+    await page.goto(house.url + "/console/keys")
+    await page.get_by_label("Name").fill("new-app")
+    await page.get_by_role("button", name="Make the key").click()
+    await page.get_by_text("It is shown this once").wait_for()
+    await page.get_by_role("button", name="Revoke new-app").click()
+    await page.get_by_text("The key is revoked").wait_for()
+    key = next(k for k in await house.registry.list_keys() if k.name == "new-app")
+    assert key.revoked_at is not None
+    await context.close()
+
+
+async def test_a_search_is_asked_for_and_followed_live(house: House, browser: Browser) -> None:
+    for run in await house.registry.list_runs("support"):
+        await finish(house.registry, run.id)
+    context, page = await signed_in(browser, house)
+    await page.goto(house.url + "/console/domains/support")
+    await page.get_by_label("Reason").fill("scores fell")
+    await page.get_by_role("button", name="Optimize now").click()
+    await page.get_by_text("The search is asked for").wait_for()
+    run = next(r for r in await house.registry.list_runs("support") if r.state == "queued")
+    await house.registry.append_run_event(run.id, {"kind": "generation", "text": "generation 1: nine candidates"})
+    await page.get_by_text("generation 1: nine candidates").wait_for()
+    await finish(house.registry, run.id)
+    await page.locator(".badge", has_text="done").wait_for()
+    await context.close()
+
+
+async def finish(registry: Registry, id: str) -> None:
+    import msgspec
+
+    run = await registry.get_run(id)
+    if run.state in ("queued", "running"):
+        await registry.update_run(
+            msgspec.structs.replace(run, state="done", ended_at=time.time(), reason="ended by the test")
+        )
+
+
+async def test_a_viewer_looks_and_does_not_move(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house, key=VIEWER)
+    await page.goto(house.url + "/console/domains/support")
+    assert await page.get_by_role("button", name="Optimize now").count() == 0
+    await page.goto(house.url + "/console/domains/support/move?action=promote&version=1")
+    await page.get_by_label("Reason, for the audit").fill("I may not")
+    await page.get_by_role("button", name="Promote").click()
+    await page.get_by_role("heading", name="Your key only reads").wait_for()
+    await context.close()
+
+
+async def test_bad_input_gets_a_page_that_says_what_to_do(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house)
+    for path, heading in (("/domains/gone", "Not here"), ("/domains/support/versions/99", "Not here"),
+                          ("/domains/support/move?action=explode", "Not here"), ("/runs/none", "Not here")):  # fmt: skip
+        await page.goto(house.url + "/console" + path)
+        await page.get_by_role("heading", name=heading).wait_for()
+    forged = await context.request.post(
+        house.url + "/console/domains/support/move", form={"action": "promote", "version": "1", "csrf": "made-up"}
+    )
+    assert forged.status == 403
+    assert "Nothing was changed" in await forged.text()
+    await context.clear_cookies()
+    await page.goto(house.url + "/console/audit")
+    await page.get_by_label("Key").fill("wrong")
+    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_text("not a live operator's or viewer's key").wait_for()
+    await page.get_by_label("Key").fill(OPERATOR)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_role("heading", name="Audit").wait_for()  # and back where they wanted to go
+    await context.close()
+
+
+async def test_pages_are_also_json(house: House, browser: Browser) -> None:
+    context, _ = await signed_in(browser, house)
+    for path in PAGES:
+        answer = await context.request.get(
+            house.url + "/console" + path + ("&" if "?" in path else "?") + "format=json"
+        )
+        assert answer.status == 200, path
+        assert json.loads(await answer.text())["title"], path
+    await context.close()
+
+
+async def test_it_works_by_keyboard(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house)
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.className") == "skip"
+    await page.keyboard.press("Enter")
+    for _ in range(12):
+        await page.keyboard.press("Tab")
+        if await page.evaluate("document.activeElement.textContent") == "support":
+            break
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="support").wait_for()
+    await context.close()
+
+
+async def test_redis_down_while_the_console_is_open(house: House, browser: Browser) -> None:
+    context, page = await signed_in(browser, house)
+    house.redis.stop()
+    await page.goto(house.url + "/console/domains/support", timeout=20_000)
+    await page.get_by_role("heading", name="The registry cannot be reached").wait_for()
+    await context.close()
