@@ -251,6 +251,14 @@ class Sampler:
         batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
         self._queued_bytes -= sum(item.size for item in batch)
         samples, outcomes = await asyncio.to_thread(self._prepare, batch)
+        try:
+            await self._write_until_taken(samples, outcomes)
+        except asyncio.CancelledError:
+            for _ in range(max(len(samples), len(outcomes))):
+                self._counts.dropped("shutdown")
+            raise
+
+    async def _write_until_taken(self, samples: list[Sample], outcomes: list[Outcome]) -> None:
         pause = 0.25
         while samples or outcomes:
             try:
