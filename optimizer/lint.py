@@ -63,6 +63,7 @@ def lint(
         _listed(body, patterns.MARKUP, "markup", known),
         _listed(body, patterns.ROLE_MARKERS, "role_marker", ()),
         _listed(body, patterns.HIJACK, "hijack", ()),
+        _forced_words(body, known),
         _listed(body, patterns.TRIGGERS, "trigger", known),
         _listed(body, patterns.JUDGE, "judge", known),
         _listed(body, patterns.IDENTITY, "identity", known),
@@ -91,6 +92,15 @@ def _listed(text: str, table: patterns.Table, kind: str, known: Sequence[str]) -
             if not _is_known(match.group(0), known):
                 yield Hit(kind, f"{what}: {_short(match.group(0))!r}")
                 break
+
+
+def _forced_words(text: str, known: Sequence[str]) -> Iterator[Hit]:
+    """Orders to put certain quoted words into the answers, where they are not the form of an answer."""
+    permitted = {word for k in known for word in words_of(k)} | patterns.VOCABULARY | patterns.FUNCTION_WORDS
+    for match in patterns.FORCED_WORDS.finditer(text):
+        if not set(words_of(match.group("words"))) <= permitted:
+            yield Hit("hijack", f"forced words: {_short(match.group('words'))!r}")
+            return
 
 
 def _length(text: str, most: int) -> Iterator[Hit]:
@@ -232,6 +242,9 @@ def _overlap(text: str, known: Sequence[str], corpus: Corpus) -> Iterator[Hit]:
     run = corpus.copied_run(text, known)
     if run:
         yield Hit("overlap", f"repeats logged text: {_short(run)!r}")
+    token = corpus.copied_token(text, known)
+    if token:
+        yield Hit("overlap", f"repeats a word that only a logged text has: {_short(token[:6])!r}...")
     share = corpus.containment(text, known)
     if share > MAX_CONTAINMENT:
         yield Hit("overlap", f"{share:.0%} of its phrases stand in one logged text, at most {MAX_CONTAINMENT:.0%} may")
@@ -250,7 +263,7 @@ def _locked(text: str, locked: str, incumbent: str) -> Iterator[Hit]:
         yield Hit("locked", f"removes the locked clause {_short(lost[0])!r}")
     own = set(words_of(locked)) - patterns.VOCABULARY - patterns.FUNCTION_WORDS
     for match in patterns.UNSAYING.finditer(text):
-        sentence = set(words_of(match.group(0)))
-        if len(sentence & own) >= 2:
+        sentence = words_of(match.group(0))
+        if " ".join(sentence) not in clauses and len(set(sentence) & own) >= 2:
             yield Hit("locked", f"speaks against the locked block: {_short(match.group(0))!r}")
             return

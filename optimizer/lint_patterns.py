@@ -1,7 +1,8 @@
 """Tables of the linter: what each class looks like. A table row is (what it is, pattern); the first match is reported.
 
-Patterns are narrow on purpose: ordinary instructions ("Ignore parts of the text that do not matter", "Answer with a score from
-1 to 5" where the incumbent speaks of scores) have to pass, and a test runs the project's own sentences through all of them.
+Patterns are narrow on purpose: ordinary instructions ("Ignore parts of the text that do not matter", "Answer with a
+score from 1 to 5" where the incumbent speaks of scores) have to pass, and a test runs the project's own sentences
+through all of them.
 """
 
 # ruff: noqa: E501  -- a pattern broken over lines is harder to read than a long one
@@ -51,7 +52,7 @@ DETECTORS = (
 PERSONAL = _table(
     ("an e-mail address", r"[\w.+-]+\s?(?:@|\(at\)|\[at\])\s?[\w-]+(?:\.|\s?\(dot\)\s?)[A-Za-z]{2,}"),
     ("a phone number", r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?)?\d{2,4}(?:[ .-]\d{2,4}){2,4}(?!\w)"),
-    ("a phone number", r"(?<!\w)\+\d{7,15}\b"),
+    ("a phone number", r"(?<!\w)\+\d{1,3}(?:[ .()/-]{0,2}\d){6,14}\b"),
     ("a bank account", r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"),
     ("a card number", r"\b(?:\d[ -]?){13,19}\b"),
     ("a social security number", r"\b\d{3}-\d{2}-\d{4}\b"),
@@ -108,8 +109,16 @@ HIJACK = _table(
     ("safety off", r"\b(?:unfiltered|uncensored|unrestricted|no (?:limits|restrictions|rules|filters))\b"),
     ("a command to act", r"\b(?:send|forward|transfer|post|upload|email|exfiltrate|wire|pay|refund|delete|purchase|buy|download|execute|run)\b[^.\n]{0,50}\b(?:to (?:this|the following|account|address|our|my)|money|funds|bitcoin|wallet|gift cards?|credentials|all (?:data|files|records|messages)|command|script)\b"),
     ("advertising", r"\b(?:always |please )?(?:recommend|promote|advertise|endorse|plug)\w*\b[^.\n]{0,40}\b(?:brand|product|service|company|store|shop|website|our|competitor)"),
-    ("forced words", r"\b(?:always|must|every (?:answer|reply|response)|each (?:answer|reply|response))\b[^.\n]{0,30}\b(?:begin|start|end|include|contain|insert|append|add|mention|say|write|output)\w*\b[^.\n]{0,25}[\"'“‘`][^\"'”’`\n]{1,60}[\"'”’`]"),
 )  # fmt: skip
+
+FORCED_WORDS = re.compile(
+    r"\b(?:always|must|(?:every|each|your|all|the) (?:answers?|repl(?:y|ies)|responses?))\b[^.\n]{0,30}"
+    r"\b(?:with|include|contain|insert|append|add|mention|say|write|output|in)\w*\b[^.\n]{0,25}[\"'“‘`](?P<words>[^\"'”’`\n]{1,60})[\"'”’`]",
+    re.IGNORECASE,
+)
+"""An order to put quoted words into every answer. Words of answer forms ("Answer:", the labels) are fine, others are
+not.
+"""
 
 TRIGGERS = _table(
     ("a condition on a secret word", r"\b(?:if|when|whenever|once|upon|after)\b[^.\n]{0,50}\b(?:contains?|mentions?|says?|sees?|see|reads?|includes?|encounters?|types?|writes?|begins? with|starts? with|ends? with)\b[^.\n]{0,30}[\"'“‘`«][^\"'”’`»\n]{1,60}[\"'”’`»]"),

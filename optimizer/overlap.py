@@ -41,6 +41,11 @@ def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
+def _is_peculiar(word: str) -> bool:
+    """Too long for a word of a language, or long and with digits among letters."""
+    return len(word) >= 18 or (len(word) >= 8 and any(c.isdigit() for c in word))
+
+
 def _windows(hashes: HashArray, size: int) -> HashArray:
     """One number per window of ``size`` words; empty when the text is shorter."""
     count = len(hashes) - size + 1
@@ -74,10 +79,13 @@ class Corpus:
         owners: list[npt.NDArray[np.intp]] = []
         sizes: list[int] = []
         sentences: set[int] = set()
+        tokens: set[str] = set()
         capitals: set[str] = set()
         lower: set[str] = set()
         for text in dict.fromkeys(texts):
-            hashes = _hashes(words_of(text))
+            words = words_of(text)
+            tokens.update(word for word in words if _is_peculiar(word))
+            hashes = _hashes(words)
             runs.append(_windows(hashes, RUN_WORDS))
             own = np.unique(_windows(hashes, SHINGLE_WORDS))
             shingles.append(own)
@@ -95,6 +103,7 @@ class Corpus:
         self._owners = np.concatenate(owners or [np.zeros(0, dtype=np.intp)])
         self._sizes = np.array(sizes, dtype=np.intp)
         self._sentences = np.array(sorted(sentences), dtype=np.uint64)
+        self._tokens = frozenset(tokens)
         self.names = frozenset(word for word in capitals if word.casefold() not in lower)
         """Words that the texts write with a capital inside sentences and never without: names, places, products."""
 
@@ -118,6 +127,11 @@ class Corpus:
                 start = int(np.argmax(found))
                 return " ".join(words[start : start + size])
         return ""
+
+    def copied_token(self, text: str, known: Sequence[str] = ()) -> str:
+        """The first peculiar word (a key, a number, a code) of ``text`` that a logged text holds, else ""."""
+        permitted = {word for k in known for word in words_of(k)}
+        return next((w for w in words_of(text) if w in self._tokens and w not in permitted), "")
 
     def containment(self, text: str, known: Sequence[str] = ()) -> float:
         """Largest share of four-word shingles in common with one logged text, of the smaller of the two sets.
