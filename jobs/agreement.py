@@ -1,8 +1,8 @@
 """How far a judge can be believed: its agreement with people, and a rate corrected for its errors.
 
-A judge's score counts as "good" from one half on, a person's likewise. Kappa is Cohen's (1960) with the large-sample standard
-error; sensitivity q1 and specificity q0 carry Wilson intervals; the corrected rate is (p + q0 - 1) / (q0 + q1 - 1)
-(Rogan and Gladen 1978) with the variance of the calibration added (as in arXiv 2511.21140).
+A judge's score counts as "good" from one half on, a person's likewise. Kappa is Cohen's (1960) with the large-sample
+standard error; sensitivity q1 and specificity q0 carry Wilson intervals; the corrected rate is (p + q0 - 1) / (q0 +
+q1 - 1) (Rogan and Gladen 1978) with the variance of the calibration added (as in arXiv 2511.21140).
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def agreement(pairs: Sequence[tuple[float, float]]) -> Agreement:
         kappa = (observed - chance) / (1 - chance)
         error = math.sqrt(observed * (1 - observed) / n) / (1 - chance)
         low, high = max(-1.0, kappa - _Z * error), min(1.0, kappa + _Z * error)
-    return Agreement(
-        n, good, kappa, low, high, wilson(cells[True, True], good), wilson(cells[False, False], n - good)
-    )
+    return Agreement(n, good, kappa, low, high, wilson(cells[True, True], good), wilson(cells[False, False], n - good))
 
 
 def wilson(successes: int, n: int) -> tuple[float, float, float] | None:

@@ -1,11 +1,11 @@
 """Who may shape a task, and how much: nobody alone.
 
-An item is one near-duplicate cluster. One unit (an end user) brings at most a few items and a small share of a task; one key
-(an application) brings at most its share when other keys speak in the task too. Which items stay is decided by the hash of
-the cluster, so a caller cannot choose them by being early or loud.
+An item is one near-duplicate cluster. One unit (an end user) brings at most a few items and a small share of a task;
+one key (an application) brings at most its share when other keys speak in the task too. Which items stay is decided
+by the hash of the cluster, so a caller cannot choose them by being early or loud.
 
-Where a unit is only the gateway's fallback hash, it proves no distinct person: the cluster then counts as the unit and the
-task is marked, so that promotion is left to a person (``policy.py``).
+Where a unit is only the gateway's fallback hash it proves no distinct person. An item is a cluster already, so
+clusters are counted then; the task is marked, and promotion is left to a person (``policy.py``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""When a cron expression fires: APScheduler 3's triggers, read the way crontab(5) reads them, on a clock that is handed in.
+"""When a cron expression fires: APScheduler 3's triggers, read the way crontab(5) reads them, on a clock that is
+handed in.
 
-Only the library's calendar is used. Its scheduler keeps its own clock and store; ours has neither: ``firings`` is a pure
-function of two instants, so any number of schedulers compute the same firings and name them alike.
+Only the library's calendar is used. Its scheduler keeps its own clock and store; ours has neither: ``firings`` is a
+pure function of two instants, so any number of schedulers compute the same firings and name them alike.
 
-Two readings of APScheduler 3 differ from crontab(5) and are set right here: it counts weekdays from Monday = 0 (crontab: Sunday
-is 0 and 7), and it wants day of month *and* day of week where crontab takes *either* once both are restricted.
+Two readings of APScheduler 3 differ from crontab(5) and are set right here: it counts weekdays from Monday = 0
+(crontab: Sunday is 0 and 7), and it wants day of month *and* day of week where crontab takes *either* once both are
+restricted.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def firings(expression: str, after: float, until: float, most: int = 100) -> lis
 
 def next_firing(expression: str, after: float) -> float | None:
     """The first instant of ``expression`` later than ``after``; None when there is none. Raises ``BadSchedule``."""
-    moment = _calendar(expression).get_next_fire_time(None, datetime.fromtimestamp(after, UTC) + timedelta(microseconds=1))
+    moment = _calendar(expression).get_next_fire_time(
+        None, datetime.fromtimestamp(after, UTC) + timedelta(microseconds=1)
+    )
     return moment.timestamp() if moment else None
 
 
@@ -66,7 +70,8 @@ def _calendar(expression: str) -> _Calendar:
     fields = _NICKNAMES.get(expression.strip().lower(), expression).split()
     if len(fields) != 5:
         raise BadSchedule(
-            f"The schedule {expression!r} has {len(fields)} fields; write five: minute hour day-of-month month day-of-week."
+            f"The schedule {expression!r} has {len(fields)} fields; write five:"
+            " minute hour day-of-month month day-of-week."
         )
     minute, hour, day, month, weekday = fields
     names = ",".join(_weekdays(weekday, expression))

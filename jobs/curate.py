@@ -3,12 +3,14 @@
 ``curate`` tells the story, step by step; each step drops what it must and counts it under a short reason:
 
 1. what can be no example (tool calls, non-text, failed exchanges) and what speaks to the machinery (``suspects.py``);
-2. which task: the caller's word, else the application's scaffold, else the constant runs of the message, else ``other``;
+2. which task: the caller's word, else the application's scaffold, else the constant runs of the message, else
+   ``other``;
 3. the user prompt with its ``{question}``, mined per task (``templates.py``);
-4. near-duplicates become one item (``duplicates.py``), whose reference is what most people said, never the model's answer;
+4. near-duplicates become one item (``duplicates.py``), whose reference is what most people said, never the model's
+   answer;
 5. nobody alone shapes a task (``caps.py``);
-6. the split is a function of the cluster's hash: 20 reflect, 30 select, 50 holdout. An item whose cluster has confirmed a run
-   before confirms none again: it rotates to the other two.
+6. the split is a function of the cluster's hash: 20 reflect, 30 select, 50 holdout. An item whose cluster has
+   confirmed a run before confirms none again: it rotates to the other two.
 
 Everything here is pure: the same samples give the same datasets, to the byte.
 """
@@ -16,6 +18,7 @@ Everything here is pure: the same samples give the same datasets, to the byte.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -36,7 +39,9 @@ UNNAMED_TASKS = frozenset({"", "default", OTHER})
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Rows of a task per split: below ``least`` a task is watched but not gated, above ``most`` rows are left for later."""
+    """Rows of a task per split: below ``least`` a task is watched but not gated, above ``most`` rows are left for
+    later.
+    """
 
     least: tuple[int, int, int] = (20, 30, 50)
     most: tuple[int, int, int] = (40, 60, 100)
@@ -45,7 +50,8 @@ class Sizes(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True):
     """One near-duplicate cluster of one task: what several people asked in nearly the same words.
 
-    ``answers`` are people's references (empty: none, or in dispute). ``weight`` is the number of distinct units, at most 3.
+    ``answers`` are people's references (empty: none, or in dispute). ``weight`` is the number of distinct units, at
+    most 3.
     """
 
     cluster: str
@@ -54,6 +60,8 @@ class Item(msgspec.Struct, frozen=True):
     history: tuple[Message, ...]
     answers: tuple[str, ...]
     unit: str
+    fallback: bool
+    """The unit is only the gateway's fallback hash: it proves no distinct person, so this cluster counts for one."""
     key: str
     weight: float
     representative: bool
@@ -74,6 +82,8 @@ class CuratedTask(msgspec.Struct, frozen=True):
     fallback_share: float = 0.0
     """The share of items whose unit is only the gateway's fallback hash."""
     loudest_key: float = 0.0
+    answer_tokens: int = 0
+    """How long an answer may become, as the traffic shows it; 0 when it shows nothing."""
     referenced: float = 0.0
     """The share of items with a reference from people."""
 
@@ -107,7 +117,9 @@ class Curation(msgspec.Struct, frozen=True):
         return dict(sorted(total.items()))
 
 
-def curate(domain: Domain, samples: Iterable[Sample], *, spent: frozenset[str] = frozenset(), sizes: Sizes | None = None) -> Curation:
+def curate(
+    domain: Domain, samples: Iterable[Sample], *, spent: frozenset[str] = frozenset(), sizes: Sizes | None = None
+) -> Curation:
     """Make the tasks of a domain from its samples.
 
     ``spent`` holds the hashes of clusters that have confirmed a run before. Samples of other domains are ignored.
@@ -162,7 +174,9 @@ def assign_tasks(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     return dict(by_task)
 
 
-def curate_task(domain: Domain, name: str, samples: Sequence[Sample], spent: frozenset[str], sizes: Sizes) -> CuratedTask:
+def curate_task(
+    domain: Domain, name: str, samples: Sequence[Sample], spent: frozenset[str], sizes: Sizes
+) -> CuratedTask:
     """One task: template, items, caps, splits."""
     configured = domain.tasks.get(name)
     template = find_template([s.messages[-1].content for s in samples], configured.user_prompt if configured else None)
@@ -199,10 +213,18 @@ def curate_task(domain: Domain, name: str, samples: Sequence[Sample], spent: fro
         holdout=chosen["holdout"],
         dropped={reason: n for reason, n in sorted(dropped.items()) if n},
         units=len({i.unit for i in fair}),
-        fallback_share=sum(i.unit == f"cluster:{i.cluster}" for i in fair) / len(fair) if fair else 0.0,
+        fallback_share=sum(i.fallback for i in fair) / len(fair) if fair else 0.0,
         loudest_key=caps.loudest(fair),
+        answer_tokens=room_for_answers([s for s, _ in asked]),
         referenced=sum(bool(i.answers) for i in fair) / len(fair) if fair else 0.0,
     )
+
+
+def room_for_answers(samples: Sequence[Sample]) -> int:
+    """Tokens that an answer needs: the longest seen when that one was cut off there, else half as much again."""
+    longest = max((s.answer_tokens for s in samples), default=0)
+    cut_off = any(s.finish in {"length", "max_tokens"} and s.answer_tokens == longest for s in samples)
+    return longest if cut_off else math.ceil(1.5 * longest)
 
 
 def find_template(messages: Sequence[str], configured: str | None) -> Template:
@@ -236,7 +258,8 @@ def make_items(asked: Sequence[tuple[Sample, str]]) -> list[Item]:
                 question=question,
                 history=tuple(first.messages[:-1]),
                 answers=agreed_reference(group),
-                unit=known.unit if known else f"cluster:{name}",
+                unit=(known or first).unit,
+                fallback=known is None,
                 key=first.key,
                 weight=float(max(1, min(3, len(people)))),
                 representative=any(s.reservoir == "representative" for s in group),
@@ -247,7 +270,9 @@ def make_items(asked: Sequence[tuple[Sample, str]]) -> list[Item]:
 
 
 def _identity(sample: Sample, question: str) -> str:
-    """What makes two exchanges the same question: the question and the turns before it, without the application's own text."""
+    """What makes two exchanges the same question: the question and the turns before it, without the application's own
+    text.
+    """
     turns = [m.content for m in sample.messages[:-1] if m.role != "system"]
     return "\n".join([*turns, question])
 
@@ -255,8 +280,8 @@ def _identity(sample: Sample, question: str) -> str:
 def agreed_reference(group: Sequence[Sample]) -> tuple[str, ...]:
     """What most units said the answer should have been: one vote per unit, the last one counts, a tie says nothing.
 
-    Votes of units that are only a fallback hash count as one vote together per key, so a single key cannot outvote people by
-    inventing units.
+    Votes of units that are only a fallback hash count as one vote together per key, so a single key cannot outvote
+    people by inventing units.
     """
     votes: dict[str, str] = {}
     for sample in group:
@@ -276,8 +301,8 @@ def agreed_reference(group: Sequence[Sample]) -> tuple[str, ...]:
 def split_of(item: Item, spent: frozenset[str]) -> Split | None:
     """Where an item belongs: a function of its cluster's hash and of whether it has confirmed a run before.
 
-    Items that are known only from the failures reservoir would bend every score they enter: they are shown to the analyser
-    when the hash says ``reflect``, and else left out, so that they cannot leak into a later holdout.
+    Items that are known only from the failures reservoir would bend every score they enter: they are shown to the
+    analyser when the hash says ``reflect``, and else left out, so that they cannot leak into a later holdout.
     """
     bucket = int(hashlib.sha256(f"split|{item.cluster}".encode()).hexdigest()[:8], 16) % 100
     if not item.representative:
@@ -292,18 +317,21 @@ def split_of(item: Item, spent: frozenset[str]) -> Split | None:
 
 
 def guess_judge(items: Sequence[Item]) -> JudgeSpec:
-    """How to score a task nobody described: few repeated references are labels, other references are compared as text."""
+    """How to score a task nobody described: few repeated references are labels (read leniently: nobody said that the
+    answer's form matters), other references are compared as
+    text.
+    """
     references = Counter(a for i in items for a in i.answers)
     if not references:
         return JudgeSpec(kind="rubric")
     if len(references) <= 12 and min(references.values()) >= 3:
-        return JudgeSpec(kind="choice", labels=tuple(sorted(references)))
+        return JudgeSpec(kind="choice", labels=tuple(sorted(references)), lenient=True)
     return JudgeSpec(kind="f1")
 
 
 def _example(item: Item) -> Example:
     return Example(
-        id=f"{item.origin}",
+        id=item.origin,
         question=item.question,
         answers=item.answers,
         history=item.history,
@@ -311,6 +339,7 @@ def _example(item: Item) -> Example:
         unit=item.unit,
         weight=item.weight,
         origin=item.origin,
+        key=item.key,
     )
 
 
@@ -318,11 +347,18 @@ def _example(item: Item) -> Example:
 
 
 def freeze(domain: str, task: CuratedTask, at: float) -> dict[Split, Dataset]:
-    """Content-named datasets, one per split, so that the search can be given two of them without a path to the third."""
-    rows: Mapping[Split, tuple[Example, ...]] = {"reflect": task.reflect, "select": task.select, "holdout": task.holdout}
+    """One dataset per split, so that the search can be given two of them without a path to the third.
+
+    The registry names them by their content when they are put there.
+    """
+    rows: Mapping[Split, tuple[Example, ...]] = {
+        "reflect": task.reflect,
+        "select": task.select,
+        "holdout": task.holdout,
+    }
     return {
         split: Dataset(
-            hash=dataset_hash(domain, task.name, split, examples),
+            hash="",
             domain=domain,
             task=task.name,
             created_at=at,
@@ -332,11 +368,6 @@ def freeze(domain: str, task: CuratedTask, at: float) -> dict[Split, Dataset]:
         for split, examples in rows.items()
         if examples
     }
-
-
-def dataset_hash(domain: str, task: str, split: str, examples: Sequence[Example]) -> str:
-    """``sha256:<hex>`` of what a dataset holds; when it was made is not part of it."""
-    return "sha256:" + hashlib.sha256(msgspec.json.encode([domain, task, split, examples], order="deterministic")).hexdigest()
 
 
 def spent_clusters(datasets: Iterable[Dataset]) -> frozenset[str]:

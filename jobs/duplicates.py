@@ -1,12 +1,13 @@
 """Near-duplicates: which texts are the same thing said twice.
 
-Clusters are found before anything is split, so that the same question never stands in the reflect and in the holdout split.
-First by a hash of the normalised text, then by MinHash (Broder 1997) over word 5-shingles with 128 permutations and LSH banding
-from ``rensa``; candidates are confirmed at an estimated Jaccard similarity of .8 and joined transitively.
+Clusters are found before anything is split, so that the same question never stands in the reflect and in the holdout
+split. First by a hash of the normalised text, then by MinHash (Broder 1997) over word 5-shingles with 128
+permutations and LSH banding from ``rensa``; candidates are confirmed at an estimated Jaccard similarity of .8 and
+joined transitively.
 
-The name of a cluster is the smallest hash of a normalised text in it, so it does not depend on the order of the texts. It may
-change when a later text joins two clusters; ``curate.py`` therefore keeps every hash of a cluster when it asks whether one
-has confirmed a run before.
+The name of a cluster is the smallest hash of a normalised text in it, so it does not depend on the order of the
+texts. It may change when a later text joins two clusters; ``curate.py`` therefore keeps every hash of a cluster when
+it asks whether one has confirmed a run before.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _join_similar(distinct: dict[str, str]) -> dict[str, str]:
 
     index = rensa.RMinHashLSH(threshold=SIMILAR, num_perm=PERMUTATIONS, num_bands=BANDS)
     names = sorted(distinct)
-    sketches = []
+    sketches: list[rensa.RMinHash] = []
     for position, name in enumerate(names):
         sketch = rensa.RMinHash(num_perm=PERMUTATIONS, seed=SEED)
         sketch.update(_shingles(distinct[name]))

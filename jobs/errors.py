@@ -10,8 +10,8 @@
     ├── LeaseLost                another holder has the lease: this one must stop writing at once
     └── QueueUnavailable         the task queue's Redis does not answer
 
-Foreign errors are translated at one edge each: the registry's in ``worker.py``, the queue library's in ``queue.py``, the
-cron library's in ``cron.py``, the search's in ``optimize.py``.
+Foreign errors are translated at one edge each: the registry's in ``worker.py``, the queue library's in ``queue.py``,
+the cron library's in ``cron.py``, the search's in ``optimize.py``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every number the clock shows, in one place. Labels are bounded: job names, domains, arms, versions that are pointed at,
-roles and short fixed reasons; never a model's raw name, a key, a user or a path.
+"""Every number the clock shows, in one place. Labels are bounded: job names, domains, arms, versions that are pointed
+at, roles and short fixed reasons; never a model's raw name, a key, a user or a path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Metrics:
             "metaspo_job_last_success_timestamp_seconds", "When a job last ended well.", ["job"], registry=r
         )
         self.queue_depth = Gauge("metaspo_queue_depth", "Triggers that wait for a worker.", registry=r)
-        self.scheduler_elected = Gauge("metaspo_scheduler_elected", "1 in the scheduler that holds the lease.", registry=r)
+        self.scheduler_elected = Gauge(
+            "metaspo_scheduler_elected", "1 in the scheduler that holds the lease.", registry=r
+        )
         self.firings = Counter("metaspo_firings_total", "Firings written by this scheduler.", ["job"], registry=r)
         self.refused = Counter(
             "metaspo_run_refused_total", "Runs that ended before a search, by cause.", ["domain", "cause"], registry=r
@@ -37,7 +39,10 @@ class Metrics:
         self.run_calls = Counter("metaspo_run_calls_total", "Model calls of searches.", ["domain", "role"], registry=r)
         self.run_cost = Counter("metaspo_run_cost_usd_total", "USD spent by searches.", ["domain", "role"], registry=r)
         self.left_out = Counter(
-            "metaspo_samples_left_out_total", "Samples that became no example, by reason.", ["domain", "reason"], registry=r
+            "metaspo_samples_left_out_total",
+            "Samples that became no example, by reason.",
+            ["domain", "reason"],
+            registry=r,
         )
         self.judge_score = Histogram(
             "metaspo_judge_score", "Scores of live samples.", ["domain", "version"], buckets=_SCORES, registry=r
@@ -45,27 +50,39 @@ class Metrics:
         self.score_mean = Gauge("metaspo_score_mean", "Mean score of live traffic.", ["domain", "arm"], registry=r)
         self.score_low = Gauge("metaspo_score_low", "Lower end of its 95% interval.", ["domain", "arm"], registry=r)
         self.score_high = Gauge("metaspo_score_high", "Upper end of its 95% interval.", ["domain", "arm"], registry=r)
-        self.unscored = Counter("metaspo_unscored_total", "Samples without a verdict.", ["domain", "reason"], registry=r)
+        self.unscored = Counter(
+            "metaspo_unscored_total", "Samples without a verdict.", ["domain", "reason"], registry=r
+        )
         self.judge_flips = Gauge(
-            "metaspo_judge_flip_rate", "Share of verdicts that change when the same answer is judged again.", ["domain"],
+            "metaspo_judge_flip_rate", "Share of verdicts that change when judged again.", ["domain"],
             registry=r,
         )  # fmt: skip
         self.judge_kappa = Gauge("metaspo_judge_kappa", "Agreement of judge and people.", ["domain"], registry=r)
-        self.judge_calls = Counter("metaspo_judge_calls_total", "Calls made to judge live samples.", ["domain"], registry=r)
-        self.promotions = Counter("metaspo_promotions_total", "Moves to stable or canary.", ["domain", "kind"], registry=r)
+        self.judge_calls = Counter(
+            "metaspo_judge_calls_total", "Calls made to judge live samples.", ["domain"], registry=r
+        )
+        self.promotions = Counter(
+            "metaspo_promotions_total", "Moves to stable or canary.", ["domain", "kind"], registry=r
+        )
         self.rollbacks = Counter("metaspo_rollbacks_total", "Moves back.", ["domain", "cause"], registry=r)
-        self.lost_leases = Counter("metaspo_lost_leases_total", "Jobs stopped because their lease was lost.", registry=r)
+        self.lost_leases = Counter(
+            "metaspo_lost_leases_total", "Jobs stopped because their lease was lost.", registry=r
+        )
 
 
 def start_server(metrics: Metrics, address: str) -> Callable[[], None]:
-    """Serve ``/metrics`` at ``HOST:PORT`` in a thread; returns what stops it. Raises JobsError when the port is taken."""
+    """Serve ``/metrics`` at ``HOST:PORT`` in a thread; returns what stops it. Raises JobsError when the port is
+    taken.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise JobsError(f"--metrics {address!r} is not HOST:PORT; write for example 127.0.0.1:9100.")
     try:
         server, thread = start_http_server(int(port), addr=host, registry=metrics.registry)
     except OSError as error:
-        raise JobsError(f"Cannot serve metrics at {address}: {error.strerror or error}; choose another port.") from error
+        raise JobsError(
+            f"Cannot serve metrics at {address}: {error.strerror or error}; choose another port."
+        ) from error
     return lambda: _stop(server, thread)
 
 

@@ -1,13 +1,14 @@
 """What a version may do by itself, and what waits for a person: pure rules over numbers that are handed in.
 
-A domain's ``promotion`` says how far automation may go: ``manual`` (default) nowhere, ``canary`` into the first canary stage,
-``auto`` all the way. Whatever it says, a person decides about
+A domain's ``promotion`` says how far automation may go: ``manual`` (default) nowhere, ``canary`` into the first
+canary stage, ``auto`` all the way. Whatever it says, a person decides about
 
 * the first promotion of a domain;
 * a version that rewrites more than 30 % of the incumbent's text;
-* a judge that is not calibrated (kappa >= .6, its lower bound >= .4, 30 labels) where scores come from a judge and not from references;
+* a judge that is not calibrated (kappa >= .6, its lower bound >= .4, 30 labels) where scores come from a judge and
+  not from references;
 * tasks whose units are only fallback hashes, or that one key speaks for;
-* any promotion after ``FREEZE_AFTER`` automatic ones in a row without a person, so that drift cannot add up unseen;
+* any promotion after so many automatic ones in a row (``freeze_after``), so that drift cannot add up unseen;
 * a promotion whose prompt-cache cost is above the operator's limit.
 
 And nothing but PASS starts anything.
@@ -25,9 +26,10 @@ import msgspec
 from registry import GateOutcome, MoveKind, PromotionPolicy
 
 MAX_REWRITTEN = 0.30
-FREEZE_AFTER = 3
 KAPPA, KAPPA_LOW, LABELS = 0.6, 0.4, 30
-"""What makes a judge calibrated. The floor on labels is needed because kappa's own error vanishes on a few perfect pairs."""
+"""What makes a judge calibrated. The floor on labels is needed because kappa's own error vanishes on a few perfect
+pairs.
+"""
 
 AUTOMATIC = "jobs"
 """The actor's name in the audit for every move this package makes by itself."""
@@ -57,11 +59,14 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     promotions: int
     """Promotions in the domain's audit, by anybody; version 1 made stable by the settings is none."""
     automatic_in_a_row: int = 0
+    freeze_after: int = 5
     judged: bool = False
     """True when any task's scores come from a judge model and not from people's references."""
     judge_calibrated: bool = False
     fallback_units: bool = False
     one_loud_key: bool = False
+    canary_by_person: bool = False
+    """A person started (or approved) the canary that now wants to finish, with every reason before their eyes."""
     cache_cost: CacheCost = CacheCost()
     cache_cost_limit_usd: float | None = None
 
@@ -88,7 +93,12 @@ def decide(case: Case) -> Verdict:
 
 
 def may_finish(case: Case) -> Verdict:
-    """After the canary's final test: may the canary become stable without a person?"""
+    """After the canary's final test: may the canary become stable without a person?
+
+    Where the policy is ``auto``, the person who started the canary has answered already.
+    """
+    if case.policy == "auto" and case.canary_by_person:
+        return Verdict("canary", ("a person started this canary and the domain's policy is auto",))
     reasons = needs_a_person(case)
     if case.policy == "canary":
         reasons = ("the domain's policy lets automation start a canary, not end it with a promotion", *reasons)
@@ -107,8 +117,8 @@ def needs_a_person(case: Case) -> tuple[str, ...]:
         (case.fallback_units, "end users are known only by a fallback hash, so distinct people cannot be counted"),
         (case.one_loud_key, "nearly all examples come from one key"),
         (
-            case.automatic_in_a_row >= FREEZE_AFTER,
-            f"{case.automatic_in_a_row} promotions in a row were automatic (a person looks after {FREEZE_AFTER})",
+            case.automatic_in_a_row >= case.freeze_after,
+            f"{case.automatic_in_a_row} promotions in a row were automatic (a person looks after {case.freeze_after})",
         ),
         (
             limit is not None and cost.usd > limit,
@@ -120,7 +130,9 @@ def needs_a_person(case: Case) -> tuple[str, ...]:
 
 
 def rewritten_share(before: str, after: str) -> float:
-    """How much of the text is new or gone: 1 - 2 M / T over words, M matched and T all words of both (Ratcliff-Obershelp)."""
+    """How much of the text is new or gone: 1 - 2 M / T over words, M matched and T all words of both (Ratcliff-
+    Obershelp).
+    """
     old, new = _words(before), _words(after)
     if not old and not new:
         return 0.0
@@ -131,7 +143,9 @@ def _words(text: str) -> Sequence[str]:
     return re.findall(r"\w+|[^\w\s]", text)
 
 
-def cache_cost(conversations: int, prefix_tokens: int, price_in: float | None, cached_discount: float = 0.9) -> CacheCost:
+def cache_cost(
+    conversations: int, prefix_tokens: int, price_in: float | None, cached_discount: float = 0.9
+) -> CacheCost:
     """``price_in`` in USD per million tokens (None: unknown, money is 0 but tokens are counted); a cached token costs
     ``1 - cached_discount`` of a fresh one, so a lost one costs ``cached_discount`` of its price again."""
     tokens = conversations * prefix_tokens
@@ -139,7 +153,9 @@ def cache_cost(conversations: int, prefix_tokens: int, price_in: float | None, c
 
 
 def automatic_in_a_row(moves: Sequence[tuple[MoveKind | str, str]]) -> int:
-    """Promotions by automation since a person last moved or approved anything. ``moves``: (kind, actor), newest first."""
+    """Promotions by automation since a person last moved or approved anything. ``moves``: (kind, actor), newest
+    first.
+    """
     count = 0
     for kind, actor in moves:
         if actor != AUTOMATIC:

@@ -1,12 +1,13 @@
 """The task queue: who does the work. taskiq on Redis lists; why, in ``docs/jobs.md``.
 
-The queue is a doorbell, not a memory. What must be done stands in the registry as a trigger until it is done; a message only
-says "look at trigger X". So a message may be lost with a killed worker or be delivered twice, and neither matters: the
-dispatcher in ``schedule.py`` rings again for what is open and not being worked on, and whoever comes second finds the lease taken.
-Therefore no acknowledgements, no visibility time-out that a long search could outlive, no result backend.
+The queue is a doorbell, not a memory. What must be done stands in the registry as a trigger until it is done; a
+message only says "look at trigger X". So a message may be lost with a killed worker or be delivered twice, and
+neither matters: the dispatcher in ``schedule.py`` rings again for what is open and not being worked on, and whoever
+comes second finds the lease taken. Therefore no acknowledgements, no visibility time-out that a long search could
+outlive, no result backend.
 
-Each lane is a list of its own with its own number of slots per worker, which is all the priority that is needed: a canary's
-next look never waits behind a search of hours.
+Each lane is a list of its own with its own number of slots per worker, which is all the priority that is needed: a
+canary's next look never waits behind a search of hours.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from taskiq import AsyncBroker
 from taskiq.receiver import Receiver
@@ -25,6 +26,8 @@ from jobs.errors import QueueUnavailable
 Lane = Literal["urgent", "search", "upkeep"]
 LANES: tuple[Lane, ...] = get_args(Lane)
 TASK = "metaspo.work"
+CONNECT_TIMEOUT = 5.0
+_TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 PAUSE = 0.5
 """Seconds between two tries to reach a queue that is down."""
 
@@ -33,44 +36,69 @@ log = logging.getLogger("metaspo.jobs.queue")
 Work = Callable[[str], Awaitable[None]]
 
 
-def make_broker(url: str, lane: Lane) -> AsyncBroker:
-    """A broker for one lane on a single Redis, a Cluster or behind Sentinel, by the URL's scheme.
+def make_broker(url: str, lane: Lane, prefix: str = "metaspo") -> AsyncBroker:
+    """A broker for one lane on a single Redis, a Cluster or behind Sentinel: the addresses that the registry takes.
 
-    ``redis://``, ``rediss://``, ``unix://``; ``redis+cluster://host:port``; ``redis+sentinel://host:port,host:port/name``.
-    Blocking reads wait without a time-out of their own; connecting has one.
+    ``redis://``, ``rediss://``, ``unix://``; ``redis+cluster://host:port``;
+    ``redis+sentinel://host:port,host:port/name/0``. The key lies on the jobs plane (``<prefix>:j:``), so the
+    registry's ACL patterns cover it. Reading waits without a time-out of its own; connecting has one.
     """
     from taskiq_redis import ListQueueBroker, ListQueueClusterBroker, ListQueueSentinelBroker
 
-    name = f"metaspo:queue:{{{lane}}}"
-    options: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": 5.0}
-    scheme = urlsplit(url).scheme
+    name = f"{prefix}:j:{{queue-{lane}}}"
+    options: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT}
+    parts = urlsplit(url)
+    scheme = parts.scheme.replace("valkey", "redis")
+    tls = scheme.startswith("rediss")
+    plain = f"{'rediss' if tls else 'redis'}://{url.partition('://')[2]}"
     broker: AsyncBroker
-    if scheme in {"redis+cluster", "rediss+cluster"}:
-        plain = url.replace("+cluster", "", 1)
+    if scheme.endswith("cluster"):
         broker = ListQueueClusterBroker(plain, queue_name=name, max_connection_pool_size=64, **options)
-    elif scheme in {"redis+sentinel", "rediss+sentinel"}:
-        parts = urlsplit(url)
-        path = parts.path.strip("/").split("/")
-        hosts = [_host_port(h) for h in parts.netloc.rpartition("@")[2].split(",")]
-        secret = {"username": parts.username, "password": parts.password} if parts.password else {}
-        if len(path) > 1 and path[1]:
-            options["db"] = int(path[1])
-        broker = ListQueueSentinelBroker(sentinels=hosts, master_name=path[0] or "mymaster", queue_name=name, **options, **secret)
-    else:
-        broker = ListQueueBroker(url, queue_name=name, max_connection_pool_size=16, **options)
+        return broker
+    if scheme.endswith("sentinel"):
+        return _behind_sentinel(ListQueueSentinelBroker, parts, name, options, tls)
+    broker = ListQueueBroker(
+        url if scheme == "unix" else plain, queue_name=name, max_connection_pool_size=16, **options
+    )
     return broker
 
 
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return (host, int(port)) if host else (port, 26379)
+def _behind_sentinel(
+    broker: Callable[..., AsyncBroker], parts: SplitResult, name: str, options: dict[str, Any], tls: bool
+) -> AsyncBroker:
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    path = [unquote(piece) for piece in parts.path.split("/") if piece]
+    sentinel_options: dict[str, Any] = {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+    for key in ("username", "password"):
+        if query.get(f"sentinel_{key}"):
+            sentinel_options[key] = query[f"sentinel_{key}"]
+        value = getattr(parts, key)
+        if value:
+            options[key] = unquote(value)
+    if tls:
+        options["ssl"] = True
+        options |= {key: query[key] for key in _TLS if key in query}
+    if len(path) > 1 and path[1].isdigit():
+        options["db"] = int(path[1])
+    return broker(
+        sentinels=[_host_port(place) for place in parts.netloc.rpartition("@")[2].split(",")],
+        master_name=path[0] if path else "mymaster",
+        queue_name=name,
+        sentinel_kwargs=sentinel_options,
+        **options,
+    )
+
+
+def _host_port(place: str) -> tuple[str, int]:
+    host, colon, port = place.rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdigit() else (place, 26379)
 
 
 class Queue:
     """All lanes of one process: ``ring`` asks for work, ``serve`` does it."""
 
-    def __init__(self, url: str) -> None:
-        self._brokers = {lane: make_broker(url, lane) for lane in LANES}
+    def __init__(self, url: str, prefix: str = "metaspo") -> None:
+        self._brokers = {lane: make_broker(url, lane, prefix) for lane in LANES}
 
     async def __aenter__(self) -> Queue:
         return self
@@ -115,7 +143,7 @@ class Queue:
                 await receiver.listen(stop)
             except asyncio.CancelledError:
                 raise
-            except BaseException as error:  # noqa: BLE001 - the library raises its server's errors inside exception groups
+            except BaseException as error:  # the library raises its server's errors inside exception groups
                 if stop.is_set():
                     return
                 log.warning("The task queue does not answer (%s); trying again.", _first(error))

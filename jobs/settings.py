@@ -1,5 +1,5 @@
-"""What the clock needs of the settings. The file itself is read by ``registry.load_settings``; section ``jobs`` is documented
-there. Here a model's name becomes an endpoint that the optimizer can call.
+"""What the clock needs of the settings. The file itself is read by ``registry.load_settings``; section ``jobs`` is
+documented there. Here a model's name becomes an endpoint that the optimizer can call.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Logged text that speaks to the machinery instead of to the model: kept in the traffic's numbers, left out of learning.
+"""Logged text that speaks to the machinery instead of to the model: kept in the traffic's numbers, left out of
+learning.
 
-A query that tries to write the system prompt, to grade itself or to hide what it says must not become an example, however it
-was scored. The check is deterministic, cheap and narrow: ordinary talk about scores and instructions has to pass, so each
-pattern needs the address (to a grader, an optimizer, a chat template) and not merely the topic. It is the first of several
-fences: the analyser is quarantined, candidates are linted, and the gate and the canary look at behaviour.
+A query that tries to write the system prompt, to grade itself or to hide what it says must not become an example,
+however it was scored. The check is deterministic, cheap and narrow: ordinary talk about scores and instructions has
+to pass, so each pattern needs the address (to a grader, an optimizer, a chat template) and not merely the topic. It
+is the first of several fences: the analyser is quarantined, candidates are linted, and the gate and the canary look
+at behaviour.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ _OVERRIDE = re.compile(
     re.IGNORECASE,
 )
 _GRADER = re.compile(
-    r"\b(?:dear|attention|note to|message to|hey|hello|hi)\W+(?:the\s+)?(?:grader|judge|evaluator|rater|reviewer model|optimi[sz]er"
-    r"|prompt (?:writer|engineer))\b"
+    r"\b(?:dear|attention|note to|message to|hey|hello|hi)\W+(?:the\s+)?(?:grader|judge|evaluator|rater"
+    r"|reviewer model|optimi[sz]er|prompt (?:writer|engineer))\b"
     r"|\b(?:grader|evaluator|judge|rater|optimi[sz]er)s?\s*[:,]\s*(?:please|give|award|assign|mark|score|rate|this|you|add|write)"
     r"|\b(?:give|award|assign|mark|rate|grade|score)\b[^.\n]{0,30}\b(?:this|the|my)\b[^.\n]{0,20}"
     r"\b(?:answer|response|reply|output|completion)\b[^.\n]{0,30}(?:\b(?:10|ten|100|5|five|full|perfect|highest|maximum|1(?:\.0)?)\b)"
     r"|\b(?:the\s+)?(?:correct|ideal|best|optimal|improved)\s+system prompt\s+(?:is|should|must|would)\b"
-    r"|\b(?:system prompt|instructions?)\s+(?:should|must)\s+(?:always\s+)?(?:include|contain|say|mention|end|begin|start)\b",
+    r"|\b(?:system prompt|instructions?)\s+(?:should|must)\s+(?:always\s+)?"
+    r"(?:include|contain|say|mention|end|begin|start)\b",
     re.IGNORECASE,
 )
 _REWARD = re.compile(
@@ -70,4 +73,6 @@ def _hidden(character: str) -> bool:
     if character.isascii():
         return False
     point = ord(character)
-    return unicodedata.category(character) == "Cf" and point not in {0x200C, 0x200D, 0xAD, 0xFEFF} or 0xE0000 <= point <= 0xE007F
+    if point in {0x200C, 0x200D, 0xAD, 0xFEFF}:
+        return False
+    return unicodedata.category(character) == "Cf" or 0xE0000 <= point <= 0xE007F

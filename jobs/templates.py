@@ -1,8 +1,8 @@
 """From messages to a user prompt with one ``{question}`` slot.
 
-An application wraps what its users ask in fixed text: an instruction before it, a reminder after it. Given enough distinct
-messages of one scaffold, the fixed text is what (nearly) all of them share at the start and at the end; everything between is
-the question. One slot, and one law that the tests hold: for every message a template accepts,
+An application wraps what its users ask in fixed text: an instruction before it, a reminder after it. Given enough
+distinct messages of one scaffold, the fixed text is what (nearly) all of them share at the start and at the end;
+everything between is the question. One slot, and one law that the tests hold: for every message a template accepts,
 ``template.replace("{question}", question) == message``. Replay is therefore exact.
 
 Mining is by majority, token by token, so a few odd messages do not hide the template of the rest. Messages are cut into
@@ -70,8 +70,8 @@ def tokens(text: str) -> list[str]:
 def mine(messages: Sequence[str]) -> Template:
     """The template that most of these messages were made with; the bare one when there is none.
 
-    Needs at least ``MIN_MESSAGES`` distinct messages. A prefix or suffix shorter than ``MIN_RUN`` words is no template, and
-    the slot is never left empty in a message that is counted.
+    Needs at least ``MIN_MESSAGES`` distinct messages. A prefix or suffix shorter than ``MIN_RUN`` words is no
+    template, and the slot is never left empty in a message that is counted.
     """
     distinct = sorted(set(messages))
     if len(distinct) < MIN_MESSAGES:
@@ -110,9 +110,9 @@ def _long_enough(run: Sequence[str]) -> str:
 def group_by_runs(messages: Sequence[str], min_messages: int = MIN_MESSAGES) -> dict[int, str]:
     """Sort messages without any other sign of their task by the constant runs they share.
 
-    Greedy: the run of ``MIN_RUN`` tokens that stands in most of the messages not sorted yet makes a group, when at least
-    ``min_messages`` show it. Returns, for each sorted message's position, the name of its group (a hash of the run);
-    messages without a group are absent.
+    Greedy: the run of ``MIN_RUN`` tokens that stands in most of the messages not sorted yet makes a group, when at
+    least ``min_messages`` show it. Returns, for each sorted message's position, the name of its group (a hash of the
+    run); messages without a group are absent.
     """
     grams = [_grams(m) for m in messages]
     left = set(range(len(messages)))

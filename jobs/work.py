@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.errors import NoWork
 from jobs.lease import Held
 from jobs.metrics import Metrics
 from registry import Domain, NotFound, Registry, Settings, Trigger
-
-from jobs.errors import NoWork
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 For one message (``attend``):
 
-1. the lease of (job, domain): one of a kind per domain at a time. When it is taken the trigger stays open and comes again;
+1. the lease of (job, domain): one of a kind per domain at a time. When it is taken the trigger stays open and comes
+   again;
 2. is the trigger still open? A message may come twice;
 3. the trigger's own lease, whose fence counts the attempts;
 4. the job, found by name. How it ended is a metric, and for searches it stands on the run;
 5. the trigger is done.
 
-When the registry cannot be reached, or the worker is told to stop, the trigger stays open and somebody takes it up again:
-after a stop at once (the lease is given back), after a kill when the lease lapses.
+When the registry cannot be reached, or the worker is told to stop, the trigger stays open and somebody takes it up
+again: after a stop at once (the lease is given back), after a kill when the lease lapses.
 """
 
 from __future__ import annotations
@@ -18,17 +19,15 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import os
-import signal
-import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from jobs.connect import open_both
 from jobs.errors import JobsError, LeaseLost, NoWork, UnknownJob
 from jobs.lease import Held, under_lease
 from jobs.metrics import Metrics, start_server
+from jobs.process import holder_name, until_told
 from jobs.queue import LANES, Lane, Queue
 from jobs.schedule import BY_NAME
 from jobs.work import Work
@@ -53,6 +52,7 @@ _WHERE = {
     "adapt": "jobs.adapt",
     "retention": "jobs.retention",
     "report": "jobs.report",
+    "approval": "jobs.advance",
 }
 
 
@@ -62,6 +62,15 @@ def find(name: str) -> Callable[[Work], Awaitable[str]]:
         raise UnknownJob(f"No job is called {name!r}; jobs: {', '.join(sorted(_WHERE))}.")
     run: Callable[[Work], Awaitable[str]] = importlib.import_module(_WHERE[name]).run
     return run
+
+
+async def give_up(work: Work) -> None:
+    """Raises NoWork, after the job has told whoever waits for it (``abandon`` of its module, where there is one)."""
+    reason = f"{MOST_ATTEMPTS} workers took this firing and none finished it."
+    abandon = getattr(importlib.import_module(_WHERE[work.trigger.job]), "abandon", None)
+    if abandon is not None:
+        await abandon(work, reason)
+    raise NoWork("given_up", reason)
 
 
 class Worker:
@@ -86,7 +95,9 @@ class Worker:
         self._in_hand: set[asyncio.Task[None]] = set()
 
     async def attend(self, trigger_id: str) -> None:
-        """One message of the queue, from lease to done. Never raises for what a job does; cancellation passes through."""
+        """One message of the queue, from lease to done. Never raises for what a job does; cancellation passes
+        through.
+        """
         task = asyncio.create_task(self._attend(trigger_id), name=f"job-{trigger_id}")
         self._in_hand.add(task)
         task.add_done_callback(self._in_hand.discard)
@@ -108,7 +119,9 @@ class Worker:
             if trigger is None:
                 return
             one_of_a_kind = f"job:{trigger.job}:{trigger.domain}"
-            await under_lease(self.registry, one_of_a_kind, self.holder, lambda _: self._open(trigger_id), ttl=ttl)
+            await under_lease(
+                self.registry, one_of_a_kind, self.holder, lambda held: self._open(trigger_id, held), ttl=ttl
+            )
         except LeaseLost as error:
             self.metrics.lost_leases.inc()
             log.warning("%s", error)
@@ -117,20 +130,22 @@ class Worker:
         except RegistryError:
             log.exception("Trigger %s could not be handled.", trigger_id)
 
-    async def _open(self, trigger_id: str) -> None:
+    async def _open(self, trigger_id: str, held: Held) -> None:
         trigger = await self.registry.get_trigger(trigger_id)
         if trigger is not None:
             ttl = self.settings.jobs.lease_seconds
             name = f"trigger:{trigger_id}"
-            await under_lease(self.registry, name, self.holder, lambda held: self._do(trigger, held), ttl=ttl)
+            await under_lease(
+                self.registry, name, self.holder, lambda try_: self._do(trigger, held, try_.fence), ttl=ttl
+            )
 
-    async def _do(self, trigger: Trigger, held: Held) -> None:
+    async def _do(self, trigger: Trigger, held: Held, attempt: int) -> None:
         started = asyncio.get_running_loop().time()
         outcome = "ok"
         try:
-            if held.fence > MOST_ATTEMPTS:
-                raise NoWork("given_up", f"{MOST_ATTEMPTS} workers took this firing and none finished it.")
             work = Work(trigger, self.registry, self.settings, held, self.clock, self.ids, self.metrics)
+            if attempt > MOST_ATTEMPTS:
+                await give_up(work)
             said = await find(trigger.job)(work)
             log.info("%s of %s: %s", trigger.job, trigger.domain, said)
         except NoWork as reason:
@@ -156,41 +171,39 @@ class Worker:
 
 
 def slots(settings: Settings) -> dict[Lane, int]:
-    """Places per lane in one worker: ``concurrency`` for searches, and room of their own for what must not wait for them."""
+    """Places per lane in one worker: ``concurrency`` for searches, and room of their own for what must not wait for
+    them.
+    """
     n = settings.jobs.concurrency
     return dict(zip(LANES, (max(2, n), n, n), strict=True))
 
 
+async def worker(settings: Settings, *, metrics: str | None = None) -> None:
+    """Work until SIGTERM or SIGINT, then give back what is in hand and return. ``metrics``: HOST:PORT to serve them at.
+
+    Raises JobsError, RegistryUnavailable when Redis stays away at the start.
+    """
+    meters = Metrics()
+    address = metrics or settings.jobs.metrics
+    close = start_server(meters, address) if address else None
+    try:
+        async with open_both(settings) as (registry, queue):
+            log.info("Working.")
+            await until_told(lambda stop: serve(settings, registry, queue, stop, meters))
+    finally:
+        if close:
+            close()
+
+
 async def serve(settings: Settings, registry: Registry, queue: Queue, stop: asyncio.Event, metrics: Metrics) -> None:
     """Work until ``stop`` is set; then stop what is in hand and return."""
-    worker = Worker(registry, settings, metrics=metrics, holder=holder_name())
-    serving = asyncio.create_task(queue.serve(worker.attend, slots(settings), stop))
+    hands = Worker(registry, settings, metrics=metrics, holder=holder_name())
+    serving = asyncio.create_task(queue.serve(hands.attend, slots(settings), stop))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.set()
         stopping.cancel()
-        await worker.stop()
+        await hands.stop()
         await asyncio.gather(serving, stopping, return_exceptions=True)
-
-
-def holder_name() -> str:
-    """This process in leases and logs: host, pid and a few random digits, since pids come again."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-
-
-async def until_told(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
-    """Run ``main(stop)`` with ``stop`` set at SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        await main(stop)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-__all__ = ["Worker", "find", "holder_name", "serve", "slots", "start_server", "until_told"]

@@ -14,7 +14,9 @@ DAY = 86400.0
 
 
 def _names(expression: str, days: float = 14) -> list[str]:
-    return [datetime.fromtimestamp(t, UTC).strftime("%a %d %H:%M") for t in firings(expression, FRIDAY, FRIDAY + days * DAY)]
+    return [
+        datetime.fromtimestamp(t, UTC).strftime("%a %d %H:%M") for t in firings(expression, FRIDAY, FRIDAY + days * DAY)
+    ]
 
 
 @pytest.mark.parametrize("sunday", ["0", "7", "sun", "SUN", "sunday"])
@@ -55,7 +57,9 @@ def test_next() -> None:
     assert next_firing("@hourly", FRIDAY) == FRIDAY + 3600
 
 
-@pytest.mark.parametrize("expression", ["", "x", "* * * *", "61 * * * *", "0 3 * * 9", "0 3 * * 1-", "0 3 * * */0", "0 3 * * foo"])
+@pytest.mark.parametrize(
+    "expression", ["", "x", "* * * *", "61 * * * *", "0 3 * * 9", "0 3 * * 1-", "0 3 * * */0", "0 3 * * foo"]
+)
 def test_what_cannot_be_read_says_so(expression: str) -> None:
     with pytest.raises(BadSchedule, match="schedule"):
         firings(expression, FRIDAY, FRIDAY + DAY)

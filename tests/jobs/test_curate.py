@@ -8,16 +8,35 @@ from typing import Any
 
 import pytest
 
-from jobs.curate import Sizes, agreed_reference, curate, dataset_hash, freeze, spent_clusters, unusable
+from jobs.curate import Sizes, agreed_reference, curate, freeze, spent_clusters, unusable
 from registry import Domain, JudgeSpec, Message, Sample, Task
 
-WORDS = (
-    "battery screen hinge cable charger speaker button camera strap case lens filter handle lid motor pump hose valve wheel"
-    " chain pedal saddle frame lamp bulb socket switch fuse wire plug heater fan blade grill oven tray rack drawer shelf"
-).split()
+WORDS = [
+    *(
+        "battery",
+        "screen",
+        "hinge",
+        "cable",
+        "charger",
+        "speaker",
+        "button",
+        "camera",
+        "strap",
+        "case",
+        "lens",
+        "filter",
+    ),
+    *("handle", "lid", "motor", "pump", "hose", "valve", "wheel", "chain", "pedal", "saddle", "frame", "lamp", "bulb"),
+    *("socket", "switch", "fuse", "wire", "plug", "heater", "fan", "blade", "grill", "oven", "tray", "rack", "drawer"),
+]
 DOMAIN = Domain(
     name="shop",
-    tasks={"sentiment": Task(user_prompt="Positive or negative?\n{question}", judge=JudgeSpec(kind="choice", labels=("positive", "negative")))},
+    tasks={
+        "sentiment": Task(
+            user_prompt="Positive or negative?\n{question}",
+            judge=JudgeSpec(kind="choice", labels=("positive", "negative")),
+        )
+    },
 )
 
 
@@ -70,14 +89,12 @@ def test_same_samples_same_datasets_in_any_order() -> None:
     one, two = (freeze("shop", curate(DOMAIN, s).tasks[0], 5.0) for s in (samples, shuffled))
     assert one == two
     assert {d.source for d in one.values()} == {"traffic:reflect", "traffic:select", "traffic:holdout"}
-    assert all(d.hash == dataset_hash("shop", "sentiment", split, d.examples) for split, d in one.items())
-    later = freeze("shop", curate(DOMAIN, samples).tasks[0], 99.0)
-    assert [d.hash for d in later.values()] == [d.hash for d in one.values()]
 
 
 def test_no_cluster_in_two_splits() -> None:
     doubled = traffic(200) + [
-        sample(1000 + n, messages=(Message(role="user", content=f"Positive or negative?\n{text(n).upper()}"),)) for n in range(200)
+        sample(1000 + n, messages=(Message(role="user", content=f"Positive or negative?\n{text(n).upper()}"),))
+        for n in range(200)
     ]
     (task,) = curate(DOMAIN, doubled).tasks
     seen = Counter(e.cluster for split in (task.reflect, task.select, task.holdout) for e in split)
@@ -136,7 +153,10 @@ def test_history_is_replayed() -> None:
         Message(role="user", content="earlier"),
         Message(role="assistant", content="reply"),
     )
-    samples = [sample(n, messages=(*turns, Message(role="user", content=f"Positive or negative?\n{text(n)}"))) for n in range(60)]
+    samples = [
+        sample(n, messages=(*turns, Message(role="user", content=f"Positive or negative?\n{text(n)}")))
+        for n in range(60)
+    ]
     (task,) = curate(DOMAIN, samples).tasks
     assert all(e.history == turns for e in task.reflect)
 
@@ -228,7 +248,7 @@ def test_a_faint_second_key_cuts_nothing_but_is_told() -> None:
 def test_fallback_units_are_no_people() -> None:
     (task,) = curate(DOMAIN, traffic(200, unit_is_fallback=True)).tasks
     assert task.fallback_share == 1
-    assert all(e.unit == f"cluster:{e.cluster}" for e in task.reflect)
+    assert len({e.cluster for e in task.reflect}) == len(task.reflect), "each counts as its cluster"
     assert all(e.weight == 1 for e in task.reflect)
 
 

@@ -7,8 +7,8 @@ import random
 from jobs.duplicates import clusters, normal_form, text_hash
 
 LONG = (
-    "I ordered a kettle three weeks ago and it still has not arrived although the tracking page says that it was delivered"
-    " to my neighbour who tells me that nobody came"
+    "I ordered a kettle three weeks ago and it still has not arrived although the tracking page says that it was"
+    " delivered to my neighbour who tells me that nobody came"
 )
 
 
@@ -25,7 +25,14 @@ def test_other_texts_are_not() -> None:
 
 
 def test_names_do_not_depend_on_order() -> None:
-    texts = [LONG, LONG + " today", "short one", "Short one.", "another short one", *(f"unique text number {i}" for i in range(50))]
+    texts = [
+        LONG,
+        LONG + " today",
+        "short one",
+        "Short one.",
+        "another short one",
+        *(f"unique text number {i}" for i in range(50)),
+    ]
     expected = dict(zip(texts, clusters(texts), strict=True))
     shuffled = texts[:]
     random.Random(3).shuffle(shuffled)

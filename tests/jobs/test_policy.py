@@ -17,9 +17,7 @@ from jobs.policy import (
 )
 
 TEXT = "You answer customers of a shop. Be brief. Give the label only. Never promise a refund."
-FINE = Case(
-    outcome="PASS", policy="auto", incumbent_text=TEXT, challenger_text=TEXT + " Use lower case.", promotions=3
-)
+FINE = Case(outcome="PASS", policy="auto", incumbent_text=TEXT, challenger_text=TEXT + " Use lower case.", promotions=3)
 
 
 def _with(**changes: object) -> Case:
@@ -61,6 +59,12 @@ def test_what_waits_for_a_person_whatever_the_policy(changes: dict[str, object],
     assert may_finish(_with(**changes)).step == "ask"
 
 
+def test_who_started_the_canary_has_answered_where_the_policy_is_auto() -> None:
+    assert may_finish(_with(promotions=0, canary_by_person=True)).step == "canary"
+    assert may_finish(_with(policy="canary", canary_by_person=True)).step == "ask"
+    assert may_finish(_with(policy="manual", canary_by_person=True)).step == "ask"
+
+
 def test_every_reason_is_told() -> None:
     verdict = decide(_with(policy="manual", promotions=0, judged=True))
     assert len(verdict.reasons) == 3
@@ -90,6 +94,12 @@ def test_cache_cost_is_conversations_times_prefix() -> None:
 
 
 def test_a_person_resets_the_count() -> None:
-    moves = [("promote", AUTOMATIC), ("canary", AUTOMATIC), ("promote", AUTOMATIC), ("promote", "ops"), ("promote", AUTOMATIC)]
+    moves = [
+        ("promote", AUTOMATIC),
+        ("canary", AUTOMATIC),
+        ("promote", AUTOMATIC),
+        ("promote", "ops"),
+        ("promote", AUTOMATIC),
+    ]
     assert automatic_in_a_row(moves) == 2
     assert automatic_in_a_row([]) == 0

@@ -13,7 +13,14 @@ SUNDAY = datetime(2026, 11, 22, 3, tzinfo=UTC).timestamp()
 SETTINGS = Settings()
 
 
-def _plan(name: str = "support", *, schedule: str | None = "0 3 * * 0", learn: bool = False, judge: str | None = None, **pointers: object) -> Plan:
+def _plan(
+    name: str = "support",
+    *,
+    schedule: str | None = "0 3 * * 0",
+    learn: bool = False,
+    judge: str | None = None,
+    **pointers: object,
+) -> Plan:
     domain = Domain(name=name, schedule=schedule, meta_learning=learn, judge_model=judge)
     return Plan(domain, Deployment(domain=name, **pointers))  # type: ignore[arg-type]
 

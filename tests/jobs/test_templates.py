@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from jobs.templates import BARE, Template, group_by_runs, mine, parse, tokens
 
-TOPICS = [f"the {a} {b}" for a in ("red", "slow", "odd", "late", "new") for b in ("bus", "shoe", "song", "lamp", "door", "cake")]
+TOPICS = [
+    f"the {a} {b}"
+    for a in ("red", "slow", "odd", "late", "new")
+    for b in ("bus", "shoe", "song", "lamp", "door", "cake")
+]
 
 
 def test_prefix_and_suffix_are_found() -> None:

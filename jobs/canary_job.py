@@ -1,0 +1,281 @@
+"""Job ``canary``: one look at a domain whose pointers are on trial, and the move that follows from it.
+
+``canary.decide`` decides, from numbers alone; here those numbers are read and the decision is carried out. Nothing is
+kept between two looks: every look begins with the experiment's first exchange, so a look that was lost or made twice
+changes nothing. To make that so, what a unit shows in the hard signals counts only for its first ``settle`` seconds,
+which is what a look every few seconds would have seen of it.
+
+Every move names the experiment in its request id and so is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from jobs import advance, policy
+from jobs.canary import Decision, Experiment, Phase, Rules, Units, collect, decide
+from jobs.errors import NoWork
+from jobs.judging import judge_id
+from jobs.policy import AUTOMATIC, Verdict
+from jobs.searchplan import RunPlan
+from jobs.work import Work
+from registry import Approval, Arm, AuditEntry, Conflict, Deployment, Domain, NotFound, Outcome, Refused, Run, Sample
+
+MOST_OUTCOMES = 60_000
+MOST_SAMPLES = 20_000
+LATE = 0.2
+"""A model that serves this share of the later half and none of the earlier one has come in between."""
+ENOUGH_TO_COMPARE = 100
+
+
+async def run(work: Work) -> str:
+    """One look. Raises NoWork when nothing is on trial (any more)."""
+    domain = await work.domain()
+    pointers = await work.registry.deployment(domain.name)
+    if pointers.canary is not None:
+        return await _ramp(work, domain, pointers)
+    if pointers.holdback is not None:
+        return await _holdback(work, domain, pointers)
+    raise NoWork("nothing_on_trial", f"Neither a canary nor a holdback of {domain.name!r} is running.")
+
+
+async def _ramp(work: Work, domain: Domain, pointers: Deployment) -> str:
+    started, stage_started = await began(work, domain.name, pointers)
+    samples = await _samples(work, domain.name, started)
+    outcomes = await _outcomes(work, domain.name, started)
+    control, candidate = (
+        units([o for o in outcomes if o.arm == arm and o.experiment == pointers.experiment], samples) for arm in _ARMS
+    )
+    experiment = standing(domain, started, stage_started, outcomes, samples, pointers)
+    rules = Rules() if not await _drift_accepted(work, domain.name, pointers) else Rules(drift=float("inf"))
+    decision = decide(domain.canary, pointers, experiment, control, candidate, now=work.clock(), rules=rules)
+    await _carry_out(work, domain, pointers, decision)
+    return decision.reason
+
+
+async def _holdback(work: Work, domain: Domain, pointers: Deployment) -> str:
+    """After an automatic promotion: the promoted version against the old prompt's holdback."""
+    started = await _since(work, domain.name, {"holdback"})
+    samples = await _samples(work, domain.name, started)
+    outcomes = [o for o in await _outcomes(work, domain.name, started) if o.at >= started]
+    control = units([o for o in outcomes if o.arm == "holdback"], samples)
+    candidate = units([o for o in outcomes if o.arm == "stable" and o.version == pointers.stable], samples)
+    experiment = standing(domain, started, started, outcomes, samples, pointers, phase="holdback")
+    rules = Rules(deadline=work.settings.jobs.holdback_days * 86_400)
+    decision = decide(domain.canary, pointers, experiment, control, candidate, now=work.clock(), rules=rules)
+    await _carry_out(work, domain, pointers, decision)
+    return decision.reason
+
+
+_ARMS: tuple[Arm, Arm] = ("control", "canary")
+
+
+# --- what is looked at -----------------------------------------------------------------------------------------------
+
+
+async def began(work: Work, domain: str, pointers: Deployment) -> tuple[float, float]:
+    """(when the experiment began, when its present stage began), from the audit; the last move where it tells
+    nothing.
+    """
+    stage: float | None = None
+    for entry in await work.registry.history(domain, limit=500, moves_only=True):
+        if entry.after is None or entry.after.experiment != pointers.experiment:
+            continue
+        if stage is None and entry.kind in {"canary", "share"}:
+            stage = entry.at
+        if entry.before is None or entry.before.experiment != pointers.experiment:
+            return entry.at, stage if stage is not None else entry.at
+    return pointers.moved_at, stage if stage is not None else pointers.moved_at
+
+
+async def _since(work: Work, domain: str, kinds: set[str]) -> float:
+    entries: Iterable[AuditEntry] = await work.registry.history(domain, limit=200, moves_only=True)
+    return next((e.at for e in entries if e.kind in kinds), 0.0)
+
+
+async def _samples(work: Work, domain: str, since: float) -> dict[str, Sample]:
+    return {s.id: s for s in await work.registry.samples(domain, since=since, limit=MOST_SAMPLES)}
+
+
+async def _outcomes(work: Work, domain: str, since: float) -> list[Outcome]:
+    return await work.registry.outcomes(domain, since=since, limit=MOST_OUTCOMES)
+
+
+def units(outcomes: Sequence[Outcome], samples: dict[str, Sample]) -> Units:
+    """One arm's exchanges as units, with the scores and votes that came later joined by the exchange's id."""
+    joined = [_joined(o, samples.get(o.exchange)) for o in outcomes]
+    task_of = {o.exchange: samples[o.exchange].task for o in joined if o.exchange in samples}
+    whole = collect(joined, task_of=lambda e: task_of.get(getattr(e, "exchange", ""), ""))
+    first: dict[str, float] = {}
+    for outcome in joined:
+        first[outcome.unit] = min(outcome.at, first.get(outcome.unit, outcome.at))
+    settle = Rules().settle
+    early = collect([o for o in joined if o.at <= first[o.unit] + settle])
+    order = np.argsort(early.first_at, kind="stable")
+    return Units(whole.first_at, early.failures[:, order], whole.scores, whole.logs, whole.tasks)
+
+
+def _joined(outcome: Outcome, sample: Sample | None) -> Outcome:
+    if sample is None:
+        return outcome
+    score = outcome.score if outcome.score is not None else sample.score
+    negative = outcome.negative or (sample.feedback is not None and sample.feedback < 0.5)
+    return msgspec.structs.replace(outcome, score=score, negative=negative)
+
+
+def standing(
+    domain: Domain,
+    started: float,
+    stage_started: float,
+    outcomes: Sequence[Outcome],
+    samples: dict[str, Sample],
+    pointers: Deployment,
+    phase: Phase = "ramp",
+) -> Experiment:
+    """Where the trial stands, and whether it still measures with the same rod."""
+    ours = [o for o in outcomes if phase == "holdback" or o.experiment == pointers.experiment]
+    arms = {arm: {o.unit for o in ours if o.arm == arm} for arm in ("control", "canary")}
+    trial = sorted((s for s in samples.values() if s.arm in {"control", "canary", "holdback"}), key=lambda s: s.at)
+    judges = {s.task: s.score_by for s in reversed(trial) if s.score_by.startswith("judge:")}
+    now = {t: judge_id(domain, domain.tasks[t].judge) for t in judges if t in domain.tasks}
+    then, late = _models(trial)
+    return Experiment(
+        started_at=started,
+        stage_started_at=stage_started,
+        phase=phase,
+        crossed=len(arms["control"] & arms["canary"]),
+        judge_then=" ".join(judges[t] for t in sorted(now)),
+        judge_now=" ".join(now[t] for t in sorted(now)),
+        model_then=then,
+        model_now=late,
+    )
+
+
+def _models(trial: Sequence[Sample]) -> tuple[str, str]:
+    """Names of the upstream's models then and now; both empty while there is too little to compare."""
+    half = len(trial) // 2
+    if half < ENOUGH_TO_COMPARE:
+        return "", ""
+    early, late = [s.model for s in trial[:half]], [s.model for s in trial[half:]]
+    fresh = sorted({m for m in late if late.count(m) >= LATE * len(late)} - set(early))
+    known = " ".join(sorted(set(early)))
+    return (known, " ".join(fresh)) if fresh else (known, known)
+
+
+async def _drift_accepted(work: Work, domain: str, pointers: Deployment) -> bool:
+    """Whether a person has said that this canary's cost or latency may be what it is."""
+    approvals: list[Approval] = await work.registry.list_approvals()
+    return any(
+        a.domain == domain and a.version == pointers.canary and a.kind == "share" and a.decision == "approved"
+        for a in approvals
+    )
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+
+async def _carry_out(work: Work, domain: Domain, pointers: Deployment, decision: Decision) -> None:
+    """Make the move that was decided. Somebody who moved first is right: then there is nothing left to do."""
+    if decision.action == "hold":
+        return
+    try:
+        await _move(work, domain, pointers, decision)
+    except Conflict as error:
+        raise NoWork("moved_meanwhile", str(error)) from error
+    except Refused as error:
+        raise NoWork("refused", str(error)) from error
+
+
+async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Decision) -> None:
+    name = domain.name
+    trial = pointers.experiment or f"holdback-{pointers.stable}-{pointers.holdback}"
+    told: dict[str, Any] = {
+        "actor": AUTOMATIC,
+        "why": decision.reason,
+        "if_epoch": pointers.epoch,
+        "request_id": f"{trial}-{decision.action}-{decision.share or ''}",
+    }
+    registry = work.registry
+    if decision.action == "next_stage" and decision.share is not None:
+        await registry.set_share(name, decision.share, **told)
+        work.metrics.promotions.labels(name, "share").inc()
+    elif decision.action == "rollback" and pointers.canary is not None:
+        await registry.abort(name, **told)
+        await _block(work, name, pointers.canary, decision)
+    elif decision.action == "rollback" and pointers.stable is not None:
+        await registry.rollback(name, **told)
+        await _block(work, name, pointers.stable, decision)
+    elif decision.action == "inconclusive":
+        if pointers.canary is None:
+            await registry.set_holdback(name, None, **told)
+        else:
+            await registry.abort(name, **told)
+            work.metrics.rollbacks.labels(name, decision.cause).inc()
+    elif decision.action == "end_holdback":
+        await registry.set_holdback(name, None, **told)
+    elif decision.action == "pause" and pointers.canary is not None:
+        await advance.ask(work, name, pointers.canary, "share", Verdict("ask", (decision.reason,)), None)
+    elif decision.action == "promote" and pointers.canary is not None:
+        await _promote(work, domain, pointers, told)
+    await registry.append_audit(
+        name,
+        "canary-look",
+        actor=AUTOMATIC,
+        why=decision.reason,
+        detail=decision.to_dict(),
+        request_id=f"look-{told['request_id']}",
+    )
+
+
+async def _block(work: Work, domain: str, number: int, decision: Decision) -> None:
+    """A version that did harm is never served again; a person may add its text anew, as a new version."""
+    work.metrics.rollbacks.labels(domain, decision.cause).inc()
+    try:
+        await work.registry.block_version(domain, number, decision.reason, AUTOMATIC)
+    except (NotFound, Refused) as error:
+        raise NoWork("not_blocked", str(error)) from error
+
+
+async def _promote(work: Work, domain: Domain, pointers: Deployment, told: dict[str, Any]) -> None:
+    """The canary passed its last test: promote where the policy lets automation, else ask."""
+    assert pointers.canary is not None
+    version = await work.registry.get_version(domain.name, pointers.canary)
+    plan = await _plan_of(work, version.lineage.run)
+    case = await advance.make_case(work, domain, plan, version.number, "PASS")
+    case = msgspec.structs.replace(case, canary_by_person=await _started_by_person(work, domain.name, pointers))
+    verdict = policy.may_finish(case)
+    if verdict.step == "ask":
+        await advance.ask(work, domain.name, version.number, "promote", verdict, version.lineage.run)
+        return
+    old = pointers.stable
+    moved = await work.registry.promote(domain.name, version.number, **told)
+    work.metrics.promotions.labels(domain.name, "promote").inc()
+    share = work.settings.jobs.holdback_share
+    if old is not None and share > 0:
+        await work.registry.set_holdback(
+            domain.name, old, share, actor=AUTOMATIC, why="watch what the automatic promotion is worth",
+            if_epoch=moved.epoch, request_id=f"{pointers.experiment}-holdback",
+        )  # fmt: skip
+
+
+async def _started_by_person(work: Work, domain: str, pointers: Deployment) -> bool:
+    for entry in await work.registry.history(domain, limit=500, moves_only=True):
+        if entry.kind == "canary" and entry.after is not None and entry.after.experiment == pointers.experiment:
+            return entry.actor != AUTOMATIC
+    return False
+
+
+async def _plan_of(work: Work, run_id: str | None) -> RunPlan | None:
+    """The plan of the run that made a version, when there was one and it is still kept."""
+    if run_id is None:
+        return None
+    try:
+        made: Run = await work.registry.get_run(run_id)
+    except NotFound:
+        return None
+    stored = (made.result or {}).get("plan")
+    return msgspec.convert(stored, RunPlan) if stored else None

@@ -1,0 +1,84 @@
+"""Asking for a search from the command line, and watching it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from jobs.errors import JobsError
+from registry import Budget, Registry, Run, RunState, Trigger
+
+ENDED: frozenset[RunState] = frozenset({"done", "failed", "cancelled"})
+WAIT = 1.0
+UNNOTICED_AFTER = 10.0
+
+
+async def ask(
+    registry: Registry, domain: str, args: dict[str, Any], *, by: str, why: str, clock: Callable[[], float] = time.time
+) -> Run:
+    """Write the run and its trigger. Raises NotFound, Conflict (one is live)."""
+    found = await registry.get_domain(domain)
+    wanted = args.get("budget") or {}
+    calls, usd = wanted.get("calls", found.budget.calls), wanted.get("usd", found.budget.usd)
+    run = await registry.create_run(
+        domain,
+        args.get("method", "metaspo"),
+        asked_by=by,
+        why=why,
+        budget=Budget(calls=calls, usd=usd),
+        request_id=hashlib.sha256(uuid.uuid4().bytes).hexdigest()[:16],
+    )
+    trigger = Trigger(
+        id=f"optimize-{run.id}", job="optimize", domain=domain, at=clock(), by=by, why=why, args={**args, "run": run.id}
+    )
+    await registry.put_trigger(trigger)
+    return run
+
+
+async def resumable(registry: Registry, run_id: str) -> Run:
+    """The ended run that can be gone on with. Raises NotFound, JobsError."""
+    run = await registry.get_run(run_id)
+    if run.state in {"queued", "running"}:
+        raise JobsError(f"The run {run_id} is {run.state}: there is nothing to resume.")
+    if run.state == "done":
+        raise JobsError(f"The run {run_id} is complete: ask for a new one with `metaspo optimize {run.domain}`.")
+    return run
+
+
+async def follow(registry: Registry, run: Run, *, quiet: bool = False, clock: Callable[[], float] = time.time) -> Run:
+    """Show what happens until the run has ended: a progress line on a terminal, plain lines elsewhere."""
+    after, began, warned = "0", clock(), False
+    terminal = sys.stderr.isatty()
+    while True:
+        now = await registry.get_run(run.id)
+        events = await registry.run_events(run.id, after, wait=0.0 if now.state in ENDED else WAIT)
+        for event_id, event in events:
+            after = event_id
+            if not quiet:
+                show(event, terminal=terminal)
+        if now.state in ENDED and not events:
+            return now
+        if not warned and not events and now.state == "queued" and clock() - began > UNNOTICED_AFTER:
+            warned = True
+            if not quiet and await registry.lease_holder("scheduler") is None:
+                click.echo(
+                    "No scheduler is running: start `metaspo jobs scheduler` and `metaspo jobs worker`.", err=True
+                )
+
+
+def show(event: dict[str, Any], *, terminal: bool) -> None:
+    """One event for people. Progress stays on one line of a terminal and is left out elsewhere."""
+    data = event.get("data") or {}
+    if event.get("kind") == "progress":
+        if terminal:
+            budget = f" of {data['budget']}" if data.get("budget") else ""
+            click.echo(f"\r{data.get('calls', 0)}{budget} calls, {data.get('usd', 0):.4f} USD ", nl=False, err=True)
+        return
+    lead = "\r\x1b[2K" if terminal else ""
+    click.echo(f"{lead}{event.get('kind', '')}: {event.get('message', '')}", err=True)

@@ -1,0 +1,120 @@
+"""Every paid reply of a run is also kept in the registry while the run is under way.
+
+The optimizer's journal lies on the disk of the machine that runs the search. When that machine is gone, another
+worker takes the run over with an empty journal; then these backends answer what was paid for before, and only the
+rest is paid for. They stand between the search and its models and know nothing of either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Literal, cast
+
+import msgspec
+
+import optimizer
+from jobs.work import Work
+from registry import NotFound, RegistryUnavailable, Run
+
+EVERY = 0.3
+"""Seconds for which replies are gathered before they are written: what a killed worker may have to pay again."""
+
+_Role = Literal["base", "optimizer", "judge", "audit_judge"]
+_ROLES: tuple[_Role, ...] = ("base", "optimizer", "judge", "audit_judge")
+_reply = msgspec.json.Decoder(optimizer.Completion)
+
+
+class Kept:
+    """The replies of one run: those of earlier workers, and those of this one on their way to the registry."""
+
+    def __init__(self, work: Work, run_id: str, known: Mapping[str, bytes]) -> None:
+        self.work = work
+        self.run_id = run_id
+        self._known = dict(known)
+        self._fresh: dict[str, bytes] = {}
+
+    def find(self, name: str) -> optimizer.Completion | None:
+        raw = self._known.pop(name, None)
+        return _reply.decode(raw) if raw is not None else None
+
+    def keep(self, name: str, reply: optimizer.Completion) -> None:
+        self._fresh[name] = msgspec.json.encode(reply)
+
+    async def writing(self) -> None:
+        """Write what is fresh, for ever. While the registry is away it waits here."""
+        while True:
+            await asyncio.sleep(EVERY)
+            with contextlib.suppress(RegistryUnavailable, NotFound):
+                await self.flush()
+
+    async def flush(self) -> None:
+        some = dict(self._fresh)
+        await self.work.registry.keep_paid(self.run_id, some)
+        for name in some:
+            del self._fresh[name]
+
+
+class SharedBackend:
+    """A model in one role whose replies are shared between the workers of a run."""
+
+    def __init__(self, inner: optimizer.Backend, kept: Kept) -> None:
+        self._inner = inner
+        self._kept = kept
+        self.identity = inner.identity
+        self.concurrency = inner.concurrency
+
+    @property
+    def retries(self) -> int:
+        return self._inner.retries
+
+    async def complete(self, request: optimizer.Request) -> optimizer.Completion:
+        name = request_name(self.identity, request)
+        found = self._kept.find(name)
+        if found is not None:
+            return found
+        reply = await self._inner.complete(request)
+        self._kept.keep(name, reply)
+        return reply
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def request_name(identity: str, request: optimizer.Request) -> str:
+    """32 hex digits of everything that decides the reply; ``purpose`` is only for people."""
+    decisive = msgspec.structs.replace(request, purpose="")
+    return hashlib.sha256(msgspec.json.encode([identity, decisive], order="deterministic")).hexdigest()[:32]
+
+
+@asynccontextmanager
+async def shared_backends(
+    work: Work, run: Run, spec: optimizer.SearchSpec
+) -> AsyncIterator[Mapping[_Role, optimizer.Backend]]:
+    """The backends of a search, sharing what run ``run`` (or the run it goes on with) has paid for."""
+    plan = (run.result or {}).get("plan") or {}
+    kept = Kept(work, plan.get("journal") or run.id, await work.registry.paid(plan.get("journal") or run.id))
+    backends: dict[_Role, optimizer.Backend] = {}
+    writing = asyncio.create_task(kept.writing())
+    try:
+        for role in _ROLES:
+            model = spec.models.role(role)
+            if model is not None:
+                # Only batch endpoints note something in the journal, and jobs call models live.
+                inner = optimizer.open_backend(model, journal=cast(Any, None), note=_unnoted)
+                backends[role] = cast(optimizer.Backend, SharedBackend(inner, kept))
+        yield backends
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        with contextlib.suppress(RegistryUnavailable, NotFound):
+            await kept.flush()
+        for backend in backends.values():
+            await backend.close()
+
+
+def _unnoted(_: str) -> None:
+    """What a model could not take (a parameter, say) is in the endpoint's own log."""
