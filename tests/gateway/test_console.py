@@ -142,13 +142,16 @@ async def seed(registry: Registry) -> None:
     samples = [
         Sample(
             id=f"sample-{i}", domain="support", task="triage", at=now - 3600 * (i % 6), key="app", unit=f"u{i}",
-            arm="stable", version=1 + i % 2, messages=(Message(role="user", content=f"Where is parcel {i}? {HOSTILE}"),),
+            arm="stable", version=1 + i % 2, messages=(Message(role="user", content=f"Parcel {i}? {HOSTILE}"),),
             answer="shipping" if i % 3 else HOSTILE, score=1.0 if i % 3 else 0.0, score_by="reference",
         )
         for i in range(24)
     ]  # fmt: skip
     outcomes = [
-        Outcome(domain="support", arm="stable", version=2, unit=f"u{i}", at=now - 60, prompt_tokens=80, answer_tokens=9, score=float(i % 4 > 0))
+        Outcome(
+            domain="support", arm="stable", version=2, unit=f"u{i}", at=now - 60, prompt_tokens=80, answer_tokens=9,
+            score=float(i % 4 > 0),
+        )
         for i in range(24)
     ]  # fmt: skip
     await registry.record(samples, outcomes)
@@ -163,9 +166,16 @@ async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         engine = await playwright.chromium.launch(
             executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                  "--disable-component-update", "--disable-sync"],
-        )  # fmt: skip
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
         yield engine
         await engine.close()
 
@@ -339,10 +349,9 @@ async def test_a_viewer_looks_and_does_not_move(house: House, browser: Browser) 
 
 async def test_bad_input_gets_a_page_that_says_what_to_do(house: House, browser: Browser) -> None:
     context, page = await signed_in(browser, house)
-    for path, heading in (("/domains/gone", "Not here"), ("/domains/support/versions/99", "Not here"),
-                          ("/domains/support/move?action=explode", "Not here"), ("/runs/none", "Not here")):  # fmt: skip
+    for path in ("/domains/gone", "/domains/support/versions/99", "/domains/support/move?action=explode", "/runs/none"):
         await page.goto(house.url + "/console" + path)
-        await page.get_by_role("heading", name=heading).wait_for()
+        await page.get_by_role("heading", name="Not here").wait_for()
     forged = await context.request.post(
         house.url + "/console/domains/support/move", form={"action": "promote", "version": "1", "csrf": "made-up"}
     )
