@@ -161,8 +161,9 @@ def _keys_at(place: str) -> tuple[str, ...]:
         "models": _ModelsSettings,
         "budget": _BudgetSettings,
         "sizes": _SizeSettings,
-        "tasks[...]": TaskSettings,
     }
+    if place.startswith("tasks["):
+        return TaskSettings.__struct_fields__
     return kinds.get(place, _ModelSettings).__struct_fields__
 
 

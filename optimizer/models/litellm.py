@@ -74,8 +74,8 @@ class LiteLLM:
                     ) from error
                 if attempt >= self._spec.retries:
                     raise EndpointDown(
-                        f"{self._label()} cannot be used now: {_told(error)} ({attempt + 1} attempts) Nothing paid for is "
-                        "lost: start again with --resume when it answers."
+                        f"{self._label()} cannot be used now: {_told(error)} ({attempt + 1} attempts) Nothing paid "
+                        "for is lost: start again with --resume when it answers."
                     ) from error
                 await self._wait(attempt, error)
                 attempt += 1

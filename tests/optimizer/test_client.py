@@ -1,4 +1,5 @@
-"""The thin client against real HTTP: what is sent, what is tried again, what stops the run, what is dropped and noted."""
+"""The thin client against real HTTP: what is sent, what is tried again, what stops the run, what is dropped and
+noted."""
 
 from __future__ import annotations
 

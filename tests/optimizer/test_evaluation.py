@@ -310,7 +310,9 @@ async def test_a_rubric_is_judged_by_the_judge_model(tmp_path: Path) -> None:
             return "no idea"
         if "task 2?" in asked[-1] and "could not be read" not in asked[-1]:
             return "not yet"
-        ids = body["response_format"]["json_schema"]["schema"]["properties"]["checks"]["items"]["properties"]["id"]["enum"]
+        ids = body["response_format"]["json_schema"]["schema"]["properties"]["checks"]["items"]["properties"]["id"][
+            "enum"
+        ]
         checks = [{"id": name, "evidence": "", "verdict": "yes" if name == "c1" else "no"} for name in ids]
         reply = {"checks": checks, "injection_suspected": False, "critique": "Half is missing."}
         return msgspec.json.encode(reply).decode()
