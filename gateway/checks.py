@@ -6,21 +6,10 @@ import asyncio
 import socket
 from urllib.parse import urlsplit
 
-import msgspec
-
 from gateway.errors import UpstreamFailed
 from gateway.settings import Upstream, house_of
 from gateway.wire import WireLane
-from registry import Settings
-
-
-class Finding(msgspec.Struct):
-    """One thing that was checked, and how to mend it when it is not well."""
-
-    name: str
-    ok: bool
-    message: str
-    mend: str = ""
+from registry import Finding, Settings
 
 
 async def check(settings: Settings) -> list[Finding]:
@@ -30,7 +19,7 @@ async def check(settings: Settings) -> list[Finding]:
     if not house.upstreams:
         findings.append(
             Finding(
-                "upstreams",
+                name="upstreams",
                 ok=False,
                 message="no upstream is configured",
                 mend="add one under `upstreams` in the config file",
@@ -54,20 +43,20 @@ def _address(settings: Settings) -> Finding:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             return Finding(
-                name,
+                name=name,
                 ok=False,
                 message=f"{settings.listen} cannot be used: {reason}",
                 mend="this is fine when the gateway is running; else set `listen` to a free address",
             )
-    return Finding(name, ok=True, message=f"{settings.listen} is free")
+    return Finding(name=name, ok=True, message=f"{settings.listen} is free")
 
 
 def _keys(settings: Settings) -> Finding:
     callers = [key.name for key in settings.keys if key.role == "caller"]
     if callers:
-        return Finding("caller keys", ok=True, message=f"{len(callers)} in the config file")
+        return Finding(name="caller keys", ok=True, message=f"{len(callers)} in the config file")
     return Finding(
-        "caller keys",
+        name="caller keys",
         ok=True,
         message="none in the config file",
         mend="make one: metaspo keys create --role caller --name my-app",
@@ -77,22 +66,22 @@ def _keys(settings: Settings) -> Finding:
 async def _upstream(lane: WireLane, upstream: Upstream) -> Finding:
     name = f"upstream {upstream.name}"
     if upstream.wire == "litellm":
-        return Finding(name, ok=True, message="reached through LiteLLM when it is asked")
+        return Finding(name=name, ok=True, message="reached through LiteLLM when it is asked")
     host = urlsplit(upstream.base_url).netloc.rpartition("@")[2]
     try:
         reply = await lane.get(upstream, "/models")
     except UpstreamFailed as error:
         return Finding(
-            name, ok=False, message=f"{host}: {error}", mend="check `base_url`, the network and whether it runs"
+            name=name, ok=False, message=f"{host}: {error}", mend="check `base_url`, the network and whether it runs"
         )
     status = reply.status
     reply.release()
     if status in (401, 403):
         return Finding(
-            name, ok=False, message=f"{host} refuses the key (status {status})", mend="check `api_key` of this upstream"
+            name=name, ok=False, message=f"{host} refuses the key (status {status})", mend="check `api_key` of this upstream"
         )
     return Finding(
-        name,
+        name=name,
         ok=status < 500,
         message=f"{host} answers (status {status})",
         mend="" if status < 500 else "ask its operator",
