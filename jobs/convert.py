@@ -43,8 +43,7 @@ def examples(dataset: registry.Dataset | None) -> tuple[optimizer.Example, ...]:
 
 def model_spec(endpoint: Endpoint, *, answer_tokens: int = 0) -> optimizer.ModelSpec:
     """``answer_tokens``: room for an answer; 0 leaves it to the optimizer."""
-    room = {"max_tokens": answer_tokens} if answer_tokens else {}
-    return optimizer.ModelSpec(
+    spec = optimizer.ModelSpec(
         model=endpoint.model,
         api_base=endpoint.api_base,
         api_key=endpoint.api_key,
@@ -53,8 +52,8 @@ def model_spec(endpoint: Endpoint, *, answer_tokens: int = 0) -> optimizer.Model
         price_in=endpoint.price_in,
         price_out=endpoint.price_out,
         timeout=endpoint.timeout,
-        **room,
     )
+    return msgspec.structs.replace(spec, max_tokens=answer_tokens) if answer_tokens else spec
 
 
 def models(settings: registry.Settings, domain: registry.Domain, *, answer_tokens: int = 0) -> optimizer.Models:

@@ -317,9 +317,9 @@ def split_of(item: Item, spent: frozenset[str]) -> Split | None:
 
 
 def guess_judge(items: Sequence[Item]) -> JudgeSpec:
-    """How to score a task nobody described: few repeated references are labels (read leniently: nobody said that the
-    answer's form matters), other references are compared as
-    text.
+    """How to score a task nobody described: few repeated references are labels, others are compared as text.
+
+    Labels are read leniently: nobody said that the answer's form matters.
     """
     references = Counter(a for i in items for a in i.answers)
     if not references:

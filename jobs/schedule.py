@@ -126,7 +126,7 @@ JOBS: tuple[Job, ...] = (
     Job("curate", "makes datasets of the samples", "upkeep", every=lambda s: s.jobs.curate_every_hours * 3600),
     Job("calibrate", "compares the judge with people and with itself", "upkeep", cron="40 2 * * *", wanted=_judged),
     Job("optimize", "searches for a better system prompt", "search", own_cron=True),
-    Job("global", "searches for the prompt that opted-in domains share", "search", cron="30 4 * * 0", wanted=_is_global),
+    Job("global", "searches for the prompt that all domains share", "search", cron="30 4 * * 0", wanted=_is_global),
     Job("adapt", "writes a user prompt for a task under its domain's system prompt", "search"),
     Job("approval", "makes the move that a person approved", "urgent"),
     Job("retention", "removes what is older than it may be", "upkeep", cron="17 * * * *", scope="fleet"),

@@ -1,0 +1,34 @@
+"""From traffic to a version, with a real registry, a real search and a model over HTTP."""
+
+from __future__ import annotations
+
+from jobs import optimize
+from registry import Registry, Settings
+from tests.jobs.conftest import Clock, samples, with_shop, work_for
+from tests.jobs.stub_model import StubModel
+
+
+async def test_a_better_prompt_becomes_a_version_and_waits_for_a_person(
+    registry: Registry, settings: Settings, clock: Clock, model: StubModel
+) -> None:
+    await with_shop(registry)
+    await registry.record(samples(), [])
+    work = work_for(registry, settings, clock, "optimize", unseen=["movies"], budget={"calls": 2500})
+    said = await optimize.run(work)
+    (run,) = await registry.list_runs("shop")
+    assert run.state == "done", run.reason
+    assert run.gate is not None and run.gate["outcome"] == "PASS", run.reason
+    assert run.version == 2 and "version 2" in said
+    version = await registry.get_version("shop", 2)
+    assert version.lineage.run == run.id and version.lineage.parent == 1
+    assert set(version.lineage.datasets) == set(run.datasets)
+    assert run.result is not None
+    assert set(run.result["winner_scores"]["unseen"]["tasks"]) == {"movies"}
+    assert run.calls["base"] == len(model.calls), "every call is in the ledger, and none was made twice"
+    (approval,) = await registry.list_approvals()
+    assert (approval.kind, approval.version, approval.run) == ("canary", 2, run.id)
+    assert "manual" in approval.reason and "first promotion" in approval.reason
+    events = [e for _, e in await registry.run_events(run.id)]
+    kinds = [e["kind"] for e in events]
+    assert kinds[0] == "plan" and kinds[-1] == "end" and "generation" in kinds
+    assert await registry.paid(run.id) == {}, "the shared journal goes when the run is over"
