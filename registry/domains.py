@@ -32,6 +32,7 @@ class DomainStore(AuditStore):
             if self._signer is None and old is not None and old.locked == domain.locked:
                 domain = replace(domain, locked_signature=old.locked_signature)
             elif self._signer is not None:
+                await self._check_signer()
                 domain = replace(domain, locked_signature=self._signer.sign_locked(domain))
         elif not domain.locked:
             domain = replace(domain, locked_signature="")
@@ -43,6 +44,23 @@ class DomainStore(AuditStore):
         answer = await self._redis.run("put_domain", keys, args, confirm=True)
         await self._tell(name, "add")
         return bool(answer[0] == b"put")
+
+    async def _check_signer(self) -> None:
+        """All signatures of a registry are of one key: what another key signs, its gateways would refuse to serve.
+
+        The first signer is remembered. Raises Refused for any other.
+        """
+        if self._signer is None or self._signer_known:
+            return
+        mine = self._signer.fingerprint
+        await self._redis.command("SET", self._keys.signer, mine, "NX")
+        known = (await self._redis.command("GET", self._keys.signer) or b"").decode(errors="replace")
+        if known != mine:
+            raise Refused(
+                f"This registry's versions are signed with the key {known}, not with the one here ({mine}): copy its"
+                " signing.key to this machine and name it with `signing_key:` or METASPO_SIGNING_KEY."
+            )
+        self._signer_known = True
 
     async def _check_parents(self, domain: Domain) -> None:
         seen = {domain.name}

@@ -12,9 +12,10 @@ Our own form, one file per domain::
         system_prompt: |
           You are a helpful assistant.
 
-A person may write such a file by hand with nothing but ``domain`` and a list of ``system_prompt``. Foreign forms that are
-read: the JSON array of Langfuse's prompt export (also a single object of its public API), and MLflow's model versions as
-its registry's REST API gives them (MLflow has no export file; the text is in the tag ``mlflow.prompt.text``).
+A person may write such a file by hand with nothing but ``domain`` and a list of ``system_prompt``. Foreign forms that
+are read: the JSON array of Langfuse's prompt export (also a single object of its public API), and MLflow's model
+versions as its registry's REST API gives them (MLflow has no export file; the text is in the tag
+``mlflow.prompt.text``).
 """
 
 from __future__ import annotations

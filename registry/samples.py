@@ -183,7 +183,7 @@ class SampleStore(Store):
     # --- what comes later -----------------------------------------------------------------------------------------
 
     async def set_score(self, sample_id: str, score: float | None, by: str, unscored: str = "") -> Sample:
-        """A judge's verdict, or why there is none; replaces an earlier one, also in the sums. Raises NotFound, Refused."""
+        """A judge's verdict, or why there is none; replaces an earlier one, sums too. Raises NotFound, Refused."""
         _check_score(score)
 
         def change(sample: Sample) -> Sample:

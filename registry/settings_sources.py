@@ -66,7 +66,7 @@ def read_settings(path: Path | None, env: Mapping[str, str] | None = None, *, re
     try:
         settings = Settings.model_validate({**raw, "notes": notes} if notes else raw)
     except ValidationError as error:
-        raise SettingsError(f"{where}: {_sentence(error)}") from error
+        raise SettingsError(f"{where}: {sentence(error)}") from error
     return settings
 
 
@@ -94,8 +94,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-# --- environment
-# --------------------------------------------------------------------------------------------------------
+# --- environment -----------------------------------------------------------------------------------------------------
 
 
 def _fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
@@ -142,20 +141,20 @@ def _put(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str
     if rest:
         return {**tree, head: _put(below if isinstance(below, dict) else {}, rest, value)}
     if isinstance(value, dict) and isinstance(below, dict):
-        return {**tree, head: _merge(below, value)}
+        return {**tree, head: merge(below, value)}
     return {**tree, head: value}
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, maps key by key."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
-# --- secrets
-# ------------------------------------------------------------------------------------------------------------
+# --- secrets ---------------------------------------------------------------------------------------------------------
 
 
 def _resolve_secrets(raw: dict[str, Any], env: Mapping[str, str], where: str, required: bool) -> dict[str, Any]:
@@ -185,11 +184,11 @@ def _resolve_secrets(raw: dict[str, Any], env: Mapping[str, str], where: str, re
     return typing.cast("dict[str, Any]", resolve(raw, "", ""))
 
 
-# --- what is said
-# -------------------------------------------------------------------------------------------------------
+# --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError, top: type[BaseModel] = Settings) -> str:
+    """The first problem in one sentence; ``top`` is the model that was validated."""
     problems = error.errors()
     # An unknown key explains the "missing" that often follows it, so it is told first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
@@ -197,7 +196,7 @@ def _sentence(error: ValidationError) -> str:
     place = _place(first["loc"])
     more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
     if first["type"] == "extra_forbidden":
-        near = _nearest(first["loc"])
+        near = _nearest(first["loc"], top)
         hint = f"; did you mean {near!r}?" if near else "."
         return f"{place!r} is not a known setting{hint}{more}"
     if first["type"] == "missing":
@@ -226,9 +225,9 @@ def _place(loc: tuple[int | str, ...]) -> str:
     return text
 
 
-def _nearest(loc: tuple[int | str, ...]) -> str | None:
+def _nearest(loc: tuple[int | str, ...], top: type[BaseModel]) -> str | None:
     """The known key nearest to the unknown one at ``loc``; else a key of that name elsewhere in the file."""
-    model: type[BaseModel] | None = Settings
+    model: type[BaseModel] | None = top
     for part in loc[:-1]:
         if model is None or isinstance(part, int) or part not in _names(model):
             continue  # an index of a list or a name in a map: the model below stays the same
@@ -236,7 +235,7 @@ def _nearest(loc: tuple[int | str, ...]) -> str | None:
     wrong = str(loc[-1])
     known = sorted(_names(model)) if model else []
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.75)
-    elsewhere = [".".join(path) for path, _ in _everywhere(Settings) if path[-1] == wrong]
+    elsewhere = [".".join(path) for path, _ in _everywhere(top) if path[-1] == wrong]
     far = difflib.get_close_matches(wrong, known, n=1, cutoff=0.4)
     return next(iter([*near, *elsewhere, *far]), None)
 

@@ -34,6 +34,11 @@ class Signer:
         self._private = private
         self.public = private.public_key().public_bytes_raw()
 
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the public key's hash, to tell keys apart."""
+        return hashlib.sha256(self.public).hexdigest()[:16]
+
     @classmethod
     def create(cls, seed: bytes | None = None) -> Signer:
         """A new key; from 32 given bytes, always the same."""

@@ -128,8 +128,7 @@ def assemble(raw: RawSnapshot, at: float, verifier: Verifier | None, refuse: Cal
     return Snapshot(epoch=raw.epoch, taken_at=at, domains=domains, keys=read_keys(raw.keys, refuse))
 
 
-# --- the file
-# -----------------------------------------------------------------------------------------------------------
+# --- the file --------------------------------------------------------------------------------------------------------
 
 
 def _line(body: bytes) -> bytes:

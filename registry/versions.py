@@ -23,6 +23,7 @@ class VersionStore(DomainStore):
         Raises NotFound (no such domain), Refused (empty, too long, or not valid text).
         """
         check_prompt(system_prompt)
+        await self._check_signer()
         digest = content_hash(system_prompt)
         request_id = request_id or self._ids()
         number = int(await self._redis.command("HLEN", self._keys.versions(domain))) + 1

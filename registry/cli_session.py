@@ -1,0 +1,150 @@
+"""What all commands of the registry share: which registry is meant, how results are shown, how errors are said."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from registry.embedded import EmbeddedRedis, running_url
+from registry.errors import Refused, RegistryError
+from registry.registry import Registry
+from registry.settings import Settings, load_settings
+from registry.signing import Signer
+
+T = TypeVar("T")
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """The settings of this invocation: ``ctx.obj["config"]``, else METASPO_CONFIG, else ``metaspo.yaml`` when it is
+    here.
+
+    Secrets of providers are not needed by any command here, so they may be missing. Raises SettingsError.
+    """
+    path = (ctx.obj or {}).get("config") if isinstance(ctx.obj, dict | None) else getattr(ctx.obj, "config", None)
+    if path is None and os.environ.get("METASPO_CONFIG"):
+        path = Path(os.environ["METASPO_CONFIG"])
+    if path is None and Path("metaspo.yaml").exists():
+        path = Path("metaspo.yaml")
+    return load_settings(path, require_secrets=False)
+
+
+@contextlib.asynccontextmanager
+async def open_registry(settings: Settings, *, signing: bool = False) -> AsyncIterator[Registry]:
+    """The configured Redis; else the embedded one that runs on this home; else one started for the duration."""
+    own: EmbeddedRedis | None = None
+    url = settings.redis_url or running_url(settings.home)
+    if url is None:
+        own = await asyncio.to_thread(EmbeddedRedis.start, settings.home)
+        url = own.url
+    try:
+        signer = None
+        if signing or settings.signing_key_path.exists():
+            signer = Signer.load_or_create(settings.signing_key_path)
+        registry = await Registry.from_settings(settings, url, signer=signer)
+        try:
+            yield registry
+        finally:
+            await registry.close()
+    finally:
+        if own is not None:
+            await asyncio.to_thread(own.stop)
+
+
+def run(ctx: click.Context, story: Callable[[Registry], Awaitable[T]], *, signing: bool = False) -> T:
+    """Run ``story`` on the registry. Our errors become one sentence and exit code 1."""
+
+    async def inside() -> T:
+        async with open_registry(settings_of(ctx), signing=signing) as registry:
+            return await story(registry)
+
+    try:
+        return asyncio.run(inside())
+    except RegistryError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def actor() -> str:
+    """Who the audit says did it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "somebody"
+    return f"{name} (command line)"
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+why_option = click.option("--why", default="", help="The reason; it goes to the audit.")
+epoch_option = click.option("--if-epoch", type=int, help="Refuse when the pointers are no longer at this epoch.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(msgspec.json.format(msgspec.json.encode(whole(value)), indent=2).decode())
+
+
+def whole(value: Any) -> Any:
+    """Records as maps with every field, also those that have their default (which the stored form leaves out)."""
+    if isinstance(value, msgspec.Struct):
+        return {field: whole(getattr(value, field)) for field in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole(item) for item in value]
+    return value
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, wide: int) -> str:
+    """A table that fits the terminal (80 columns where there is none); the column ``wide`` gives way."""
+    columns = min(shutil.get_terminal_size((80, 24)).columns, 160) if sys.stdout.isatty() else 80
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [
+        max(len(headers[i]), *(len(row[i]) for row in cells), 0) if cells else len(headers[i])
+        for i in range(len(headers))
+    ]
+    over = sum(widths) + 2 * (len(widths) - 1) - columns
+    if over > 0:
+        widths[wide] = max(8, widths[wide] - over)
+    lines = [list(headers), *cells]
+    return "\n".join("  ".join(_fitted(text, widths[i]) for i, text in enumerate(line)).rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return " ".join(str(value).split())
+
+
+def _fitted(text: str, width: int) -> str:
+    return (text if len(text) <= width else text[: width - 1] + "…").ljust(width)
+
+
+def moment(at: float | None) -> str:
+    """A time for people, UTC."""
+    return "-" if not at else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def parse_moment(text: str) -> float:
+    """Seconds since the epoch from ISO 8601 (UTC when no zone is named) or a number. Raises Refused."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Refused(f"{text!r} is not a time: write it like 2026-11-20T14:00.") from error
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
