@@ -193,10 +193,11 @@ def simulate_canary_runs(
     plan: Plan,
     traffic: Traffic,
     effect: float | None = None,
+    delays: int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """A/A experiments and harmful candidates; delays over a fifth of the runs at least 100 (they vary little)."""
-    fewer = min(runs, max(100, runs // 5))
+    """A/A experiments, and harmful candidates over ``delays`` runs each (by default a fifth; delays vary little)."""
+    fewer = delays or _delay_runs(runs)
 
     def several(stream: int, count: int, harm: Harm, how: Traffic = traffic) -> list[Outcome]:
         outcomes = []
@@ -216,7 +217,7 @@ def simulate_canary_runs(
     }
     if effect is not None:
         harms[f"quality {effect:+g} points"] = Harm(quality=effect / 100)
-    delays = {name: several(1 + i, fewer, harm) for i, (name, harm) in enumerate(harms.items())}
+    timed = {name: several(1 + i, fewer, harm) for i, (name, harm) in enumerate(harms.items())}
     clustered = replace(traffic, requests=10.0, between_units=0.2)
     many = several(50, fewer, Harm(), clustered)
     return {
@@ -225,12 +226,12 @@ def simulate_canary_runs(
         "false_alarms": sum(map(_alarm, same)) / runs,
         "false_alarms_count": sum(map(_alarm, same)),
         "ended": {cause: count / runs for cause, count in sorted(causes.items())},
-        "median_units": {name: _median([o.units for o in outcomes if _caught(o)]) for name, outcomes in delays.items()},
+        "median_units": {name: _median([o.units for o in outcomes if _caught(o)]) for name, outcomes in timed.items()},
         "p90_units": {
-            name: _quantile([o.units for o in outcomes if _caught(o)], 0.9) for name, outcomes in delays.items()
+            name: _quantile([o.units for o in outcomes if _caught(o)], 0.9) for name, outcomes in timed.items()
         },
-        "median_hours": {name: _median([o.hours for o in outcomes if _caught(o)]) for name, outcomes in delays.items()},
-        "caught": {name: sum(map(_caught, outcomes)) / len(outcomes) for name, outcomes in delays.items()},
+        "median_hours": {name: _median([o.hours for o in outcomes if _caught(o)]) for name, outcomes in timed.items()},
+        "caught": {name: sum(map(_caught, outcomes)) / len(outcomes) for name, outcomes in timed.items()},
         "runs_per_delay": fewer,
         "clustered_requests": {
             "requests_per_unit": clustered.requests,
@@ -245,6 +246,10 @@ def simulate_canary_runs(
         "plan": asdict(plan),
         "traffic": asdict(traffic),
     }
+
+
+def _delay_runs(runs: int) -> int:
+    return min(runs, max(100, runs // 5))
 
 
 def _caught(outcome: Outcome) -> bool:
@@ -302,7 +307,7 @@ def simulate_canary(
     plan = Plan(n_final=n_final, margin=margin)
     traffic = Traffic(units_per_hour=units_per_hour, quality=quality)
     started = time.perf_counter()
-    total = runs + (4 + (effect is not None)) * min(runs, max(100, runs // 5))
+    total = runs + (4 + (effect is not None)) * _delay_runs(runs)
     with click.progressbar(length=total, label="canaries", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         report = simulate_canary_runs(
             runs=runs, seed=seed, plan=plan, traffic=traffic, effect=effect, done=lambda: bar.update(1)
@@ -315,7 +320,6 @@ def simulate_canary(
     click.echo(f"stopped although nothing was wrong: {report['false_alarms']:.1%} (all stop rules together)")
     click.echo("ended by: " + ", ".join(f"{cause} {share:.1%}" for cause, share in report["ended"].items()))
     for name, units in report["median_units"].items():
-        click.echo(
-            f"{name}: rolled back in {report['caught'][name]:.0%} of the runs, after {units or math.nan:.0f} units (median)"
-        )
+        caught = report["caught"][name]
+        click.echo(f"{name}: rolled back in {caught:.0%} of the runs, after {units or math.nan:.0f} units (median)")
     click.echo(f"z-test with peeking: {report['others']['z-test with peeking']:.1%} false alarms")
