@@ -42,7 +42,7 @@ def examples(dataset: registry.Dataset | None) -> tuple[optimizer.Example, ...]:
 
 
 def model_spec(endpoint: Endpoint, *, answer_tokens: int = 0) -> optimizer.ModelSpec:
-    """``answer_tokens``: room for an answer; 0 leaves it to the optimizer."""
+    """``answer_tokens``: room for an answer, unless the model route names one; 0 leaves it to the optimizer."""
     spec = optimizer.ModelSpec(
         model=endpoint.model,
         api_base=endpoint.api_base,
@@ -53,7 +53,7 @@ def model_spec(endpoint: Endpoint, *, answer_tokens: int = 0) -> optimizer.Model
         price_out=endpoint.price_out,
         timeout=endpoint.timeout,
     )
-    return msgspec.structs.replace(spec, max_tokens=answer_tokens) if answer_tokens else spec
+    return msgspec.structs.replace(spec, max_tokens=answer_tokens) if answer_tokens and not spec.max_tokens else spec
 
 
 def models(settings: registry.Settings, domain: registry.Domain, *, answer_tokens: int = 0) -> optimizer.Models:
