@@ -42,18 +42,17 @@ def examples(dataset: registry.Dataset | None) -> tuple[optimizer.Example, ...]:
 
 
 def model_spec(endpoint: Endpoint, *, answer_tokens: int = 0) -> optimizer.ModelSpec:
-    """``answer_tokens``: room for an answer, unless the model route names one; 0 leaves it to the optimizer."""
+    """``answer_tokens``: room for an answer; 0 leaves it to the optimizer."""
     spec = optimizer.ModelSpec(
         model=endpoint.model,
         api_base=endpoint.api_base,
         api_key=endpoint.api_key,
-        max_tokens=endpoint.answer_tokens,
         concurrency=endpoint.concurrency,
         price_in=endpoint.price_in,
         price_out=endpoint.price_out,
         timeout=endpoint.timeout,
     )
-    return msgspec.structs.replace(spec, max_tokens=answer_tokens) if answer_tokens and not spec.max_tokens else spec
+    return msgspec.structs.replace(spec, max_tokens=answer_tokens) if answer_tokens else spec
 
 
 def models(settings: registry.Settings, domain: registry.Domain, *, answer_tokens: int = 0) -> optimizer.Models:

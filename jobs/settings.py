@@ -22,7 +22,6 @@ class Endpoint(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
     price_in: float | None = None
     price_out: float | None = None
-    answer_tokens: int | None = None
     concurrency: int = 8
     timeout: float = 120.0
 
@@ -58,7 +57,6 @@ def _endpoint(settings: Settings, upstream: UpstreamSettings, model: str, route:
         headers=dict(upstream.headers),
         price_in=route.price_in if route else None,
         price_out=route.price_out if route else None,
-        answer_tokens=route.answer_tokens if route else None,
         concurrency=min(settings.jobs.calls_in_flight, upstream.max_in_flight),
         timeout=upstream.timeouts.total,
     )

@@ -79,10 +79,6 @@ class ModelRoute(Section):
     price_in: Annotated[float, Field(ge=0)] | None = Field(default=None, description="USD per million prompt tokens")
     price_out: Annotated[float, Field(ge=0)] | None = Field(default=None, description="USD per million answer tokens")
     weight: Positive = Field(default=1, description="share of the traffic among deployments of the same name")
-    answer_tokens: Positive | None = Field(
-        default=None,
-        description="most tokens of an answer in searches: what callers ask for, so that both are measured alike",
-    )
     params: dict[str, Any] = Field(
         default={}, repr=False, description="more arguments for the LiteLLM SDK (`litellm` only)"
     )
