@@ -109,6 +109,7 @@ def cli(ctx: click.Context, config: Path | None) -> None:
         config = Path("metaspo.yaml")
     if config is not None:
         os.environ["METASPO_CONFIG"] = str(config.resolve())  # the processes that a command starts read the same file
+    ctx.params["config"] = config
     ctx.obj = {"config": config}
 
 
@@ -124,16 +125,22 @@ cli.add_command(
 def settings_of(ctx: click.Context) -> Settings:
     from registry import load_settings
 
-    return load_settings(ctx.find_root().params.get("config") or ctx.find_root().obj["config"])
+    return load_settings(ctx.find_root().obj["config"])
 
 
 @contextlib.contextmanager
 def house(
-    settings: Settings, *, say: Callable[[str], None], workers: int | None = None, before: Sequence[Program] = ()
+    settings: Settings,
+    *,
+    say: Callable[[str], None],
+    workers: int | None = None,
+    before: Sequence[Program] = (),
+    config: Path | None = None,
 ) -> Iterator[House]:
     """Start everything that `settings` describe and yield it ready; all of it ends with the block.
 
-    `before` are programs that must be ready before the gateway starts (the demo's language models).
+    `before` are programs that must be ready before the gateway starts (the demo's language models); `config` is the
+    file that the processes read when it is not the one of the command line.
     Raises ProcessError, or the registry's error when the embedded Redis cannot be started.
     """
     import processes
@@ -144,6 +151,8 @@ def house(
         host, port = processes.free_address(settings.listen)
         url = processes.url_of(host, port)
         env = {"METASPO_HOME": str(home), "METASPO_LISTEN": f"{host}:{port}"}
+        if config is not None:
+            env["METASPO_CONFIG"] = str(config)
         if not settings.redis_url:
             env["METASPO_REDIS_URL"] = tree.start_storage(lambda: EmbeddedRedis.start(home))
         for program in before:
@@ -190,16 +199,17 @@ def up(ctx: click.Context, workers: int | None) -> None:
     default="full",
     help="small: under a minute, too few rows to pass the gate.",
 )
+@click.option("--stay", is_flag=True, help="Keep gateway and console open at the end, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="End with the summary as JSON in place of the page.")
 @click.pass_context
 def demo(
-    ctx: click.Context, model: Path | None, models: Path | None, home: Path | None, size: str, as_json: bool
+    ctx: click.Context, model: Path | None, models: Path | None, home: Path | None, size: str, stay: bool, as_json: bool
 ) -> None:
     """The whole loop on this machine, with a real language model."""
     from demo.story import tell
 
     home = home or settings_of(ctx).home
-    tell(home, model=model, models=models, size=size, as_json=as_json)
+    tell(home, house, model=model, models=models, size=size, stay=stay, as_json=as_json)
 
 
 @cli.command()
