@@ -1,0 +1,138 @@
+"""Real servers for the tests: the embedded one, Debian's redis-server, a three-node cluster, a sentinel with its master."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from registry.embedded import find_server
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        places = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for place in places:
+            place.bind(("127.0.0.1", 0))
+        return [place.getsockname()[1] for place in places]
+
+
+def debian_server() -> Path:
+    """Debian's redis-server, or skip."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not on PATH: apt install redis-server")
+    return Path(found)
+
+
+class Server:
+    """One server process with a folder of its own."""
+
+    def __init__(self, binary: Path, folder: Path, *options: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._command = [str(binary), *options, "--dir", str(folder), "--logfile", str(folder / "log"), "--daemonize", "no"]
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def restart(self) -> None:
+        self.process = self._start()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def wait_for(client: redis.Redis, what: str = "PING", seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            client.execute_command(what)
+            return
+        except redis.RedisError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def single(binary: Path, folder: Path, *options: str) -> Iterator[tuple[str, Server]]:
+    """A server on a unix socket; its address and itself."""
+    path = folder / "s"
+    server = Server(binary, folder, "--port", "0", "--unixsocket", str(path), "--save", "", *options)
+    try:
+        with redis.Redis(unix_socket_path=str(path)) as client:
+            wait_for(client)
+        yield f"unix://{path}", server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, nodes: int = 3) -> Iterator[tuple[str, list[Server]]]:
+    """A real cluster on loopback: its address and its nodes."""
+    binary = find_server()
+    ports = free_ports(2 * nodes)
+    servers: list[Server] = []
+    try:
+        for i in range(nodes):
+            servers.append(
+                Server(
+                    binary,
+                    folder / str(i),
+                    *("--port", str(ports[i]), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""),
+                    *("--cluster-port", str(ports[nodes + i]), "--cluster-node-timeout", "2000", "--appendonly", "yes"),
+                    *("--appendfsync", "always"),
+                )
+            )
+        clients = [redis.Redis(port=port) for port in ports[:nodes]]
+        bounds = [round(16384 * i / nodes) for i in range(nodes + 1)]
+        for i, client in enumerate(clients):
+            wait_for(client)
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+            if i:
+                clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", ports[i], ports[nodes + i])
+        until = time.monotonic() + 15
+        for client in clients:
+            while b"cluster_state:ok" not in _info(client) or b"cluster_known_nodes:%d" % nodes not in _info(client):
+                assert time.monotonic() < until, "the cluster did not form"
+                time.sleep(0.02)
+            client.close()
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports[:nodes]), servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _info(client: redis.Redis) -> bytes:
+    answer = client.execute_command("CLUSTER", "INFO")
+    if isinstance(answer, dict):
+        return "\n".join(f"{key}:{value}" for key, value in answer.items()).encode()
+    return bytes(answer)
