@@ -52,7 +52,8 @@ class Rewriter:
         self._evaluation = evaluation
 
     async def system_prompts(self, ask: SystemAsk) -> list[Proposal]:
-        """One candidate per hypothesis and parent; the number of hypotheses is ``count`` shared out over the parents."""
+        """One candidate per hypothesis and parent; the number of hypotheses is ``count`` shared out over the
+        parents."""
         parents = len(ask.parents)
         shares = [ask.count // parents + (i < ask.count % parents) for i in range(parents)]
         made = await together(
@@ -133,6 +134,11 @@ class Rewriter:
         question = prompts.write_system(system_prompt=parent, hypothesis=hypothesis)
         text = await put(self._evaluation, question, replies.system_prompt, n=generation)
         return text if text is not None else joined((*sentences(parent), _sentence(hypothesis.change)))
+
+
+async def reworded(evaluation: Evaluation, sentence: str, n: int) -> str | None:
+    """``sentence`` in the optimizer model's words; None when the reply could not be read."""
+    return await put(evaluation, prompts.rephrase(sentence), lambda reply: replies.text_field(reply, "text", 400), n=n)
 
 
 def _sentence(text: str) -> str:

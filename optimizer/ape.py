@@ -1,7 +1,7 @@
 """APE (automatic prompt engineer) as a baseline: guess a task's instruction from examples, then say it differently.
 
-Twice the iterations of the bilevel loop (6) guesses from ten pairs each, the best k kept, as many paraphrases of each, and
-the best on the train set wins. No failure is analysed.
+Twice the iterations of the bilevel loop (6) guesses from ten pairs each, the best k kept, as many paraphrases of
+each, and the best on the train set wins. No failure is analysed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The archive: every system prompt that survived a race, and which of them may become a parent.
 
-A parent comes from the Pareto front over tasks (GEPA's idea at the grain of tasks): a prompt that is best on one task stays
-alive even when another has the better mean. Among the front, one with fewer children goes first (ShinkaEvolve's weight).
+A parent comes from the Pareto front over tasks (GEPA's idea at the grain of tasks): a prompt that is best on one task
+stays alive even when another has the better mean. Among the front, one with fewer children goes first (ShinkaEvolve's
+weight).
 """
 
 from __future__ import annotations

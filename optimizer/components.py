@@ -1,7 +1,7 @@
 """The corpus of prompt components, and a system prompt seen as a list of sentences.
 
-The corpus (``components.txt`` beside this file) is our own: about 300 plain sentences in nine categories, each marked with the
-kind of failure it is meant to mend, and a small set of user-prompt edits.
+The corpus (``components.txt`` beside this file) is our own: about 300 plain sentences in nine categories, each marked
+with the kind of failure it is meant to mend, and a small set of user-prompt edits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Corpus(Record, frozen=True, kw_only=True):
         return ()
 
     def source_of(self, sentence: str) -> str:
-        """The component that ``sentence`` is a wording of (itself when it is none): the arm that its reward counts for."""
+        """The component that ``sentence`` is a wording of (itself when it is none): the arm that its reward counts
+        for."""
         return next((c.text for c in self.components if sentence in c.variants), sentence)
 
 

@@ -1,7 +1,7 @@
 """The holdout: the one time that nobody searched on. Incumbent and finalist answer the same examples; the gate decides.
 
-Both arms of a system prompt search use each task's own user prompt, the one that production sends, so the difference is the
-system prompt's alone. An adaptation search compares user prompts at one system prompt.
+Both arms of a system prompt search use each task's own user prompt, the one that production sends, so the difference
+is the system prompt's alone. An adaptation search compares user prompts at one system prompt.
 Unseen tasks are measured beside and do not enter the gate.
 """
 

@@ -1,7 +1,7 @@
 """Seeded randomness: every random choice of a search has a stream of its own, named by what it decides.
 
-A stream depends on the run's seed and its name alone, so a resumed run, or one whose calls finish in another order, chooses
-the same.
+A stream depends on the run's seed and its name alone, so a resumed run, or one whose calls finish in another order,
+chooses the same.
 """
 
 from __future__ import annotations

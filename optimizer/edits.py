@@ -1,8 +1,8 @@
 """The edit search's moves and its bandit: add, delete, swap and rephrase sentences, with UCB over components (SPRIG).
 
 Pure: a move is a value, randomness is handed in. The arithmetic of the bandit is that of the SPRIG paper (reward of a
-component = score of the prompt with it minus score of the prompt without it) with one addition, a prior: a component that
-mends a type of failure seen often is tried earlier.
+component = score of the prompt with it minus score of the prompt without it) with one addition, a prior: a component
+that mends a type of failure seen often is tried earlier.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ EXPLORATION = 0.05
 """Weight of UCB's confidence term, in score units: rewards are differences of mean scores, mostly within +-0.2."""
 PRIOR_PULLS = 1.0
 _PROMISE = {"format": 0.4, "reasoning": 0.25, "any": 0.15, "knowledge": 0.1, "refusal": 0.1}
-"""What a sentence of each kind is worth before anything is known. Models below a few billion parameters gain most from a
-clear answer form (measured: one such sentence lifts a 0.5B model from .22 to .48 over six tasks)."""
+"""What a sentence of each kind is worth before anything is known. Models below a few billion parameters gain most
+from a clear answer form (measured: one such sentence lifts a 0.5B model from .22 to .48 over six tasks)."""
 
 
 class Edit(Record, frozen=True, kw_only=True):
@@ -69,7 +69,8 @@ class Bandit:
 
 
 def varied(ranked: Sequence[Component], count: int) -> list[Component]:
-    """The best ``count`` components, at most a third of them (rounded up) from one category while others have any left."""
+    """The best ``count`` components, at most a third of them (rounded up) from one category while others have any
+    left."""
     most = math.ceil(count / 3)
     taken: dict[str, int] = {}
     picked: list[Component] = []

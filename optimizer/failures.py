@@ -12,7 +12,8 @@ from optimizer.records import Example, Rollout, SearchTask
 
 SHOWN_CHARS = 600
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am) (?:sorry|unable)|i (?:can(?:no|')t|won't|will not) (?:help|assist|answer|provide|do)|as an ai\b)",
+    r"\b(?:i(?:'m| am) (?:sorry|unable)|as an ai\b|"
+    r"i (?:can(?:no|')t|won't|will not) (?:help|assist|answer|provide|do))",
     re.IGNORECASE,
 )
 _RECALL = frozenset({"contains", "f1"})

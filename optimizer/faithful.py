@@ -1,7 +1,8 @@
 """MetaSPO exactly as published (arXiv 2505.09666), and its three ablations: the yardstick for the default search.
 
-Per iteration an inner loop (m new user prompts per task, the best k kept) and an outer loop (C new system prompts from one
-incumbent, each measured with every kept user prompt of every task on the same n examples; a strictly better mean replaces
+Per iteration an inner loop (m new user prompts per task, the best k kept) and an outer loop (C new system prompts
+from one incumbent, each measured with every kept user prompt of every task on the same n examples; a strictly better
+mean replaces
 it, ties keep the incumbent). With T tasks and k' = min(k, 1 + m):
 
     base calls, training   T n (1 + N (m + C k'))        18,200 with the published sizes and four tasks
@@ -9,7 +10,8 @@ it, ties keep the incumbent). With T tasks and k' = min(k, 1 + m):
     optimizer calls        2 N (T m + C)                    126
 
 Calls are counted as requested evaluations; cache hits and rejects are listed apart in the ledger. Unlike the published
-code, an unreadable reply is dropped instead of being evaluated as a prompt, and where nothing is wrong nothing is asked.
+code, an unreadable reply is dropped instead of being evaluated as a prompt, and where nothing is wrong nothing is
+asked.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class Loop:
 
 async def faithful(spec: SearchSpec, evaluation: Evaluation) -> Found:
     """The published bilevel search; ``metaspo_ape`` and ``metaspo_evo`` swap the writer, ``outer_loop`` drops the inner
-    loop and doubles the iterations. Raises ``BudgetSpent`` when the budget does not reach, ``RunBlocked`` for traffic."""
+    loop and doubles the iterations. Raises ``BudgetSpent`` when the budget does not reach, ``RunBlocked`` for
+    traffic."""
     refuse_traffic(spec)
     writer = _writer(spec, evaluation)
     inner = spec.method != "outer_loop"
@@ -95,7 +98,8 @@ def _writer(spec: SearchSpec, evaluation: Evaluation) -> Writer:
 
 
 async def _inner(loop: Loop, writer: Writer, iteration: int) -> None:
-    """Every task: m new user prompts from its best one, the best k of old and new kept. Old scores are not measured again."""
+    """Every task: m new user prompts from its best one, the best k of old and new kept. Old scores are not measured
+    again."""
     sizes = loop.spec.sizes
     draws = range(iteration * sizes.user_candidates, (iteration + 1) * sizes.user_candidates)
     made = await together(children(loop.evaluation, loop.spec, writer, beam, draws) for beam in loop.nodes)

@@ -8,7 +8,8 @@ from optimizer.records import Generation, Record
 
 
 class Found(Record, frozen=True, kw_only=True):
-    """The prompt to confirm (the incumbent itself when nothing better was found), how it came about, and why it ended."""
+    """The prompt to confirm (the incumbent itself when nothing better was found), how it came about, and why it
+    ended."""
 
     winner: str
     reason: str

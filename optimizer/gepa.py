@@ -1,7 +1,8 @@
 """GEPA (arXiv 2507.19457) through the ``gepa`` library, an extra: the same tasks, budget, cache, holdout and report.
 
-The library's engine runs in a thread of its own and asks for evaluations; they go through the one evaluation path. Train
-is the reflect split, validation a part of the select split (the library advises a budget of 15 to 30 times its size).
+The library's engine runs in a thread of its own and asks for evaluations; they go through the one evaluation path.
+Train is the reflect split, validation a part of the select split (the library advises a budget of 15 to 30 times its
+size).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ CALLS_PER_VALIDATION_ITEM = 20
 
 
 async def gepa_search(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
-    """Evolve the system prompt with GEPA. Raises ``RunBlocked`` without the library, an optimizer model, or for traffic."""
+    """Evolve the system prompt with GEPA. Raises ``RunBlocked`` without the library, an optimizer model, or for
+    traffic."""
     refuse_traffic(spec)
     try:
         import gepa
@@ -100,7 +102,8 @@ class Bridge:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def evaluate(self, batch: list[Cell], candidate: dict[str, str], capture_traces: bool = False) -> Batch:
-        """Rollouts of ``batch`` under the candidate; an unscored rollout counts 0, as the library has no word for it."""
+        """Rollouts of ``batch`` under the candidate; an unscored rollout counts 0, as the library has no word for
+        it."""
         try:
             rollouts = self._wait(answer(self.evaluation, candidate[COMPONENT], batch))
         except OptimizerError as error:

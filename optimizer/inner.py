@@ -1,7 +1,7 @@
 """The inner loop: better user prompts for each task, at the current system prompt.
 
-A task keeps its own user prompt (production sends it today) and beside it the best of those tried. Where the user prompt
-may not change, fixed further prompts are the robustness set, and this loop leaves them alone.
+A task keeps its own user prompt (production sends it today) and beside it the best of those tried. Where the user
+prompt may not change, fixed further prompts are the robustness set, and this loop leaves them alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class UserPrompts:
         return (*self._fixed[task], *self._kept.get(task, ()))
 
     def racing(self) -> dict[str, tuple[str, ...]]:
-        """What the race uses: fixed prompts and the best kept one. A cell has one of them, so they cost nothing extra."""
+        """What the race uses: fixed prompts and the best kept one. A cell has one of them, so they cost nothing
+        extra."""
         return {task: (*self._fixed[task], *self._kept.get(task, ())[:1]) for task in self._fixed}
 
     def all(self) -> dict[str, tuple[str, ...]]:
@@ -57,7 +58,8 @@ async def improve(
     generation: int,
     seed: int,
 ) -> int:
-    """Try ``plan.user_candidates`` new user prompts per editable task and keep the best; returns how many were tried."""
+    """Try ``plan.user_candidates`` new user prompts per editable task and keep the best; returns how many were
+    tried."""
     tasks = [f for f in parent.failures if f.task.editable_user_prompt and f.total and f.task.select]
     if not plan.user_candidates or not tasks:
         return 0

@@ -1,9 +1,10 @@
 """The default search: the bilevel idea of MetaSPO (arXiv 2505.09666) at a fraction of its cost, and honest.
 
-The inner loop improves each task's user prompts at the current system prompt; the outer loop improves the system prompt over
-all tasks. What differs from the published loop: failures come from one split and races run on another, failures are typed
-and analysed per task before one synthesis names hypotheses, parents come from a Pareto archive over tasks, every candidate
-is checked before it costs anything, and races drop losers early. ``optimizer.faithful`` has the loop as published.
+The inner loop improves each task's user prompts at the current system prompt; the outer loop improves the system
+prompt over all tasks. What differs from the published loop: failures come from one split and races run on another,
+failures are typed and analysed per task before one synthesis names hypotheses, parents come from a Pareto archive
+over tasks, every candidate is checked before it costs anything, and races drop losers early. ``optimizer.faithful``
+has the loop as published.
 
 Read :func:`metaspo` from top to bottom; everything it calls is small and lives in the file of its name.
 """
@@ -181,7 +182,8 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
 
 
 def _combinations(search: Search) -> list[Proposal]:
-    """The best prompt with the changes that helped in the last race and are not in it: the two best, and all of them."""
+    """The best prompt with the changes that helped in the last race and are not in it: the two best, and all of
+    them."""
     helped = [change for _, change in sorted(search.helped, key=lambda row: -row[0])]
     best = search.archive.best
     fresh = [change for change in dict.fromkeys(helped) if change not in best]
@@ -189,7 +191,8 @@ def _combinations(search: Search) -> list[Proposal]:
 
 
 async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> RaceResult:
-    """The best prompt so far, the incumbent (first generation) and the candidates, on fresh cells of the select split."""
+    """The best prompt so far, the incumbent (first generation) and the candidates, on fresh cells of the select
+    split."""
     rungs = search.plan.first_rungs if number == 1 else search.plan.rungs
     length = max(rung.cells for rung in rungs)
     cells = course(

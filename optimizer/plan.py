@@ -1,8 +1,8 @@
 """One dial: the sizes of all loops of the default search, derived from the number of calls it may make.
 
-The holdout is set aside first, since a winner that cannot be confirmed is worth nothing. What remains is shared out over
-generations; in each, failures take about a tenth, user prompts a fifth, the race the rest. The first generation gets more,
-because it also carries the headroom check. The sizes are printed before anything is spent.
+The holdout is set aside first, since a winner that cannot be confirmed is worth nothing. What remains is shared out
+over generations; in each, failures take about a tenth, user prompts a fifth, the race the rest. The first generation
+gets more, because it also carries the headroom check. The sizes are printed before anything is spent.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Plan(Record, frozen=True, kw_only=True):
             f"failures: {self.reflect_per_task} examples per task and parent, {self.shown_per_task} shown",
             f"user prompts: {self.user_candidates} tried per task on {self.user_cells} examples, {self.user_keep} kept",
             f"finalists: {self.finalists} on {self.final_per_task} examples per task and kept user prompt",
-            f"holdout: {self.holdout_per_task} examples per task, unseen tasks {self.unseen_per_task}, baselines {self.baseline_per_task}",
+            f"holdout: {self.holdout_per_task} examples per task, unseen tasks {self.unseen_per_task}, "
+            f"baselines {self.baseline_per_task}",
         ]
 
 

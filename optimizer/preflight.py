@@ -1,12 +1,13 @@
 """Before spending: is the judge sane, does the incumbent fail at all, and do prompts matter here?
 
 Three questions, in the order of their price. A judge that passes a wrong answer blocks the run. An incumbent without
-failures leaves nothing to learn. When about ten diverse prompts score no differently than chance would have it, no search
-over prompts can help ("coin flip", arXiv 2604.14585), and the run ends with that reason.
+failures leaves nothing to learn. When about ten diverse prompts score no differently than chance would have it, no
+search over prompts can help ("coin flip", arXiv 2604.14585), and the run ends with that reason.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -27,7 +28,8 @@ SHARP = 0.05
 
 
 async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> None:
-    """Known right answers must score 1, known wrong ones must not. Raises :class:`RunBlocked` naming task and answer."""
+    """Known right answers must score 1, known wrong ones must not. Raises :class:`RunBlocked` naming task and
+    answer."""
     for task in tasks:
         known = [example for example in task.reflect if example.answers][:SANITY_EXAMPLES]
         right = [example.answers[0] for example in known]
@@ -63,10 +65,10 @@ def no_headroom(board: Scoreboard, incumbent: str, prompts: Sequence[str], cells
     """
     others = [prompt for prompt in prompts if prompt != incumbent]
     differences = [board.compare(prompt, incumbent, cells) for prompt in others]
-    if len(differences) < 2 or min(d.se for d in differences) > SHARP:
+    if len(differences) < 2:
         return ""
     best = max(differences, key=lambda d: d.mean)
-    if best.mean > max(0.02, 2 * best.se):
+    if max(best.se, statistics.median(d.se for d in differences)) > SHARP or best.mean > max(0.02, 2 * best.se):
         return ""
     rows = [[board.scores[prompt].get(cell.key) for cell in cells] for prompt in (incumbent, *others)]
     table = np.array([[np.nan if s is None else s for s in row] for row in rows], dtype=float)
@@ -74,8 +76,9 @@ def no_headroom(board: Scoreboard, incumbent: str, prompts: Sequence[str], cells
     if equal_means(table) <= SAME:
         return ""
     return (
-        f"No headroom: the best of {len(others)} diverse prompts is {best.mean:+.3f} (standard error {best.se:.3f}) from "
-        "the incumbent, and all of them together differ no more than chance. Change the task, the model or the judge."
+        f"No headroom: the best of {len(others)} diverse prompts is {best.mean:+.3f} (standard error {best.se:.3f}) "
+        "from the incumbent, and all of them together differ no more than chance. "
+        "Change the task, the model or the judge."
     )
 
 

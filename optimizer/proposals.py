@@ -1,7 +1,9 @@
-"""What a proposer is: it turns parents and their failures into new prompts. Two kinds exist, and a search has one of them.
+"""What a proposer is: it turns parents and their failures into new prompts. Two kinds exist, and a search has one of
+them.
 
-``rewrite`` (``optimizer.analysis``) asks the optimizer model to analyse and to write. ``components`` (``optimizer.sprig``) edits with
-sentences of the corpus and needs no model. Proposals are texts only: whether they may run is decided at admission.
+``rewrite`` (``optimizer.analysis``) asks the optimizer model to analyse and to write. ``components``
+(``optimizer.sprig``) edits with sentences of the corpus and needs no model. Proposals are texts only: whether they
+may run is decided at admission.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ProTeGi as the MetaSPO authors ran it: test-time adaptation of a task's user prompt under a frozen system prompt.
 
-A beam of k user prompts; every member gets m children by analyse-and-rewrite; the best k of parents and children stay. One
-first expansion of the task's own prompt, then twice the iterations of the bilevel loop (6). Per task n (1 + m + 6 k m)
-base calls (2,900 with the published sizes) and 2 (m + 6 k m) optimizer calls (114).
+A beam of k user prompts; every member gets m children by analyse-and-rewrite; the best k of parents and children
+stay. One first expansion of the task's own prompt, then twice the iterations of the bilevel loop (6). Per task n (1 +
+m + 6 k m) base calls (2,900 with the published sizes) and 2 (m + 6 k m) optimizer calls (114).
 """
 
 from __future__ import annotations

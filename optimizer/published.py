@@ -1,7 +1,7 @@
 """What the published algorithms share: nodes, train sets, and how their three kinds of writer make a new prompt.
 
-A writer asks the optimizer model and returns a prompt or None. None means that a reply could not be read, and counts as a
-reject; the published code would have evaluated a sentinel sentence as the prompt instead.
+A writer asks the optimizer model and returns a prompt or None. None means that a reply could not be read, and counts
+as a reject; the published code would have evaluated a sentinel sentence as the prompt instead.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def refuse_traffic(spec: SearchSpec) -> None:
     from_traffic = [task.name for task in spec.tasks if task.origin == "traffic"]
     if from_traffic:
         raise RunBlocked(
-            f"Method {spec.method}{' --faithful' if spec.faithful else ''} shows raw examples to the model that writes prompts, "
-            f"and {', '.join(from_traffic)} came from traffic. Use the default method instead."
+            f"Method {spec.method}{' --faithful' if spec.faithful else ''} shows raw examples to the model that writes "
+            f"prompts, and {', '.join(from_traffic)} came from traffic. Use the default method instead."
         )
 
 
@@ -155,7 +155,8 @@ class Induce:
             return None
         return with_slot(self.evaluation, f"{text.replace(SLOT, '').strip()}\n{suffix_of(task.user_prompt)}")
 
-    async def system(self, best: Sequence[Node], pool: Sequence[str], draw: int) -> str | None:  # noqa: ARG002 -- guesses afresh
+    async def system(self, best: Sequence[Node], pool: Sequence[str], draw: int) -> str | None:
+        del pool  # every guess starts afresh
         rng = stream(self.spec.seed, "pairs", "system", draw)
         pairs = [pair for node in best for pair in self._pairs(node.task, DEMONSTRATIONS_SYSTEM, rng)]
         rng.shuffle(pairs)
@@ -187,7 +188,8 @@ class Cross:
         question = prompts.cross(purpose="cross_user", tag=USER_TAG, first=beam[0].user, second=second)
         return with_slot(self.evaluation, await self._tagged(question, draw))
 
-    async def system(self, best: Sequence[Node], pool: Sequence[str], draw: int) -> str | None:  # noqa: ARG002 -- crosses prompts, not failures
+    async def system(self, best: Sequence[Node], pool: Sequence[str], draw: int) -> str | None:
+        del best  # prompts are crossed, no failure is looked at
         rng = stream(self.spec.seed, "cross", "system", draw)
         second = rng.choice(pool[1:]) if len(pool) > 1 else self.spec.seed_prompt
         return await self._tagged(

@@ -1,9 +1,9 @@
 """Racing: find the best of several system prompts for as few base calls as their differences allow.
 
-Candidates answer the same cells (task, example, user prompt) in the same order, a stratified block at a time. After each
-block a candidate goes when a one-sided paired t-test says that the leader is better (alpha .05, as in CAPO, but against the
-leader and at a stricter level), and the field is cut to the size the plan can afford (sequential halving, as in TRIPLE).
-Everything but :func:`race` is pure.
+Candidates answer the same cells (task, example, user prompt) in the same order, a stratified block at a time. After
+each block a candidate goes when a one-sided paired t-test says that the leader is better (alpha .05, as in CAPO, but
+against the leader and at a stricter level), and the field is cut to the size the plan can afford (sequential halving,
+as in TRIPLE). Everything but :func:`race` is pure.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def course(
 ) -> list[Cell]:
     """``length`` cells of the select split in turn over the tasks, from the ``start``-th on, each example once.
 
-    One user prompt per cell: the examples of a task go round its user prompts, so several prompts cost no more than one.
+    One user prompt per cell: the examples of a task go round its user prompts, so several prompts cost no more than
+    one.
     """
     queues: list[list[Cell]] = []
     for task in tasks:
@@ -204,7 +205,8 @@ async def race(
     *,
     alpha: float = ALPHA,
 ) -> RaceResult:
-    """Race distinct ``entrants`` over ``cells``; ``respond`` answers cells under one of them. Ties keep the earlier entrant.
+    """Race distinct ``entrants`` over ``cells``; ``respond`` answers cells under one of them. Ties keep the earlier
+    entrant.
 
     Raises ``BudgetSpent`` when a block does not fit the budget; what was measured before is on the board.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from optimizer import baselines
-from optimizer.analysis import Rewriter
+from optimizer.analysis import Rewriter, reworded
 from optimizer.components import corpus_for
 from optimizer.confirm import Chosen, Confirmation, arm_of, confirm, confirmation_examples
 from optimizer.errors import BudgetSpent, RunBlocked
@@ -31,7 +32,8 @@ async def search(
     """Run one search to its end and return the result with its evidence.
 
     ``clock`` gives seconds since the epoch; ``on_event`` follows the run; ``backends`` stand in for models. Raises an
-    ``OptimizerError`` with one clear sentence when the run cannot start or go on; what was paid for stays in the journal.
+    ``OptimizerError`` with one clear sentence when the run cannot start or go on; what was paid for stays in the
+    journal.
     """
     _check(spec)
     started = clock()
@@ -101,7 +103,8 @@ def proposer_for(spec: SearchSpec, evaluation: Evaluation) -> Proposer:
     wanted = spec.options.get("proposer", "")
     if wanted == "rewrite" or (not wanted and evaluation.has("optimizer")):
         return Rewriter(evaluation)
-    return ComponentEditor(corpus_for(spec.sources), seed=spec.seed)
+    rephrase = partial(reworded, evaluation) if evaluation.has("optimizer") else None
+    return ComponentEditor(corpus_for(spec.sources), seed=spec.seed, rephrase=rephrase)
 
 
 def _check(spec: SearchSpec) -> None:

@@ -1,19 +1,20 @@
 """The edit search over prompt components (SPRIG): as a proposer that needs no optimizer model, and as a method.
 
-The method follows the published search (a beam of prompts; every iteration all kinds of single edits, components chosen by
-UCB; fresh questions each time), at sizes that a budget of thousands of calls allows instead of millions, and elitist: a
-parent stays in the beam until something beats it.
+The method follows the published search (a beam of prompts; every iteration all kinds of single edits, components
+chosen by UCB; fresh questions each time), at sizes that a budget of thousands of calls allows instead of millions,
+and elitist: a parent stays in the beam until something beats it.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from optimizer import edits
 from optimizer.admission import Admission
-from optimizer.components import Corpus, corpus_for, user_prompt_edits
+from optimizer.components import Corpus, corpus_for, joined, sentences, user_prompt_edits
 from optimizer.draws import stream
 from optimizer.edits import Bandit, Edit
 from optimizer.errors import BudgetSpent
@@ -24,17 +25,21 @@ from optimizer.proposals import History, Parent, Proposal, ProposerName, SystemA
 from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, race
 from optimizer.records import Candidate, Generation, Rollout, SearchSpec
 
+Rephrase = Callable[[str, int], Coroutine[Any, Any, str | None]]
+"""A sentence in other words (None when the reply could not be read); the number names the draw."""
 BEAM = 4
 CHILDREN = 3
 
 
 class ComponentEditor:
-    """Proposes edits with sentences of a corpus; optionally lets an optimizer model rephrase (the corpus has variants)."""
+    """Proposes edits with sentences of a corpus. Rephrasing takes the corpus' own variants; where ``rephrase`` is given
+    (an optimizer model), it also words one sentence of the best prompt anew each time."""
 
     name: ProposerName = "components"
 
-    def __init__(self, corpus: Corpus, *, seed: int) -> None:
+    def __init__(self, corpus: Corpus, *, seed: int, rephrase: Rephrase | None = None) -> None:
         self.corpus = corpus
+        self._rephrase = rephrase
         self._seed = seed
         self._bandit = Bandit(corpus)
         self._made: dict[str, Edit] = {}
@@ -53,6 +58,8 @@ class ComponentEditor:
             queues.append((parent.prompt, _mixed(moves, count, rng)))
         if len(parents) > 1:
             queues.insert(0, (parents[0].prompt, [edits.merged(parents[0].prompt, parents[1].prompt)]))
+        if self._rephrase is not None:
+            queues.insert(0, (parents[0].prompt, await self._reworded(parents[0].prompt, ask.generation)))
         proposals: list[Proposal] = []
         while len(proposals) < count and any(moves for _, moves in queues):
             for parent_prompt, moves in queues:
@@ -77,6 +84,18 @@ class ComponentEditor:
         fresh = [edit for edit in every if f"{name}\0{edit}" not in self._user_seen][: ask.count]
         self._user_seen.update(f"{name}\0{edit}" for edit in fresh)
         return fresh
+
+    async def _reworded(self, prompt: str, generation: int) -> list[Edit]:
+        """One sentence of ``prompt`` in the optimizer model's words, if its reply can be read."""
+        parts = list(sentences(prompt))
+        if not parts or self._rephrase is None:
+            return []
+        place = stream(self._seed, "reword", generation).randrange(len(parts))
+        text = await self._rephrase(parts[place], generation)
+        if text is None:
+            return []
+        edited = joined((*parts[:place], text, *parts[place + 1 :]))
+        return [Edit(prompt=edited, kind="rephrase", component=parts[place])]
 
     def learn(self, proposal: Proposal, gain: float) -> None:
         """Reward the component that the edit put in or took out."""

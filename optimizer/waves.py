@@ -14,8 +14,8 @@ T = TypeVar("T")
 async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of ``calls``, in order.
 
-    A spent budget lets the rest of the wave land (it was admitted and is paid for) before ``BudgetSpent`` is raised. Any
-    other error cancels the rest at once.
+    A spent budget lets the rest of the wave land (it was admitted and is paid for) before ``BudgetSpent`` is raised.
+    Any other error cancels the rest at once.
     """
     landed: dict[int, T] = {}
     spent: list[BudgetSpent] = []
