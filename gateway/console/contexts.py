@@ -129,6 +129,7 @@ class RunPage(Page):
 
     run: Run
     events: list[str]
+    last_event: str
     live: bool
     spent: int
     budget: int

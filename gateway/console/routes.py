@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from gateway.console.forms import Text, form_routes, move_routes
 from gateway.console.rendering import SECURITY_HEADERS
 from registry import RegistryError, Run
 
+EVENT_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 STATIC = StaticFiles(directory=Path(__file__).parent / "static")
 
 
@@ -96,17 +98,17 @@ def _page_routes(router: APIRouter, console: Console) -> None:
         return await console.page(request, lambda registry, _: views.run_page(registry, id))
 
     @router.get("/runs/{id}/events")
-    async def events(request: Request, id: str) -> Response:
+    async def events(request: Request, id: str, after: str = "0") -> Response:
         try:
             if (await console.sessions()).visitor(request) is None:
                 return console.problem(401, "Your session has ended", "Sign in again to follow the search.")
             registry = await console.control.registry()
             await registry.get_run(id)
-            seen = await registry.run_events(id)
         except RegistryError as error:
             return console.failed(request, error)
-        after = request.headers.get("last-event-id", "") or (seen[-1][0] if seen else "0")
-        items = follow(registry, id, after, console.control.clock)
+        # a browser that reconnects says what it saw last; at first the page says it, so that nothing falls between the two
+        seen = request.headers.get("last-event-id", "") or after
+        items = follow(registry, id, seen if EVENT_ID.fullmatch(seen) else "0", console.control.clock)
         return StreamingResponse(_lines(items), media_type="text/event-stream", headers=SECURITY_HEADERS)
 
     @router.get("/jobs")

@@ -211,6 +211,7 @@ async def run_page(registry: Registry, id: str) -> RunPage:
         section="Runs",
         run=run,
         events=[event_text(event) for _, event in events][-400:],
+        last_event=events[-1][0] if events else "0",
         live=run.state in ("queued", "running"),
         spent=sum(run.calls.values()),
         budget=int((run.result or {}).get("budget_calls") or 0) or _budget_of(events),
