@@ -106,7 +106,7 @@ def _page_routes(router: APIRouter, console: Console) -> None:
             await registry.get_run(id)
         except RegistryError as error:
             return console.failed(request, error)
-        # a browser that reconnects says what it saw last; at first the page says it, so that nothing falls between the two
+        # a browser that reconnects says what it saw last; at first the page says it: nothing falls between
         seen = request.headers.get("last-event-id", "") or after
         items = follow(registry, id, seen if EVENT_ID.fullmatch(seen) else "0", console.control.clock)
         return StreamingResponse(_lines(items), media_type="text/event-stream", headers=SECURITY_HEADERS)
