@@ -1,4 +1,4 @@
-"""Real servers for the tests: the embedded one, Debian's redis-server, a three-node cluster, a sentinel with its master."""
+"""Real servers for the tests: the embedded one, Debian's redis-server, a three-node cluster, a sentinel."""
 
 from __future__ import annotations
 
@@ -40,11 +40,22 @@ class Server:
     def __init__(self, binary: Path, folder: Path, *options: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._command = [str(binary), *options, "--dir", str(folder), "--logfile", str(folder / "log"), "--daemonize", "no"]
+        self._command = [
+            str(binary),
+            *options,
+            "--dir",
+            str(folder),
+            "--logfile",
+            str(folder / "log"),
+            "--daemonize",
+            "no",
+        ]
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def restart(self) -> None:
         self.process = self._start()

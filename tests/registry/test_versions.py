@@ -96,7 +96,9 @@ async def test_a_stale_epoch_conflicts_and_says_what_moved(registry: Registry) -
     await domain_with_versions(registry)
     seen = (await registry.deployment("support")).epoch
     await registry.promote("support", 2, actor="anna", why="it won")
-    with pytest.raises(Conflict, match=r"epoch 2, you saw epoch 1; anna .* promote \(stable 1 -> 2.*: it won") as caught:
+    with pytest.raises(
+        Conflict, match=r"epoch 2, you saw epoch 1; anna .* promote \(stable 1 -> 2.*: it won"
+    ) as caught:
         await registry.promote("support", 3, actor="bob", why="mine", if_epoch=seen)
     assert caught.value.current.stable == 2
     assert caught.value.moved.actor == "anna"
