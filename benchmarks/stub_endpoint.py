@@ -53,38 +53,47 @@ class Stub(asyncio.Protocol):
         self._transport.write(head + reply)
 
 
-def speaker() -> Callable[[bytes], bytes]:
-    """Replies whose rewritten prompts never repeat."""
+def completion(text: str) -> bytes:
+    """A chat completion body."""
+    return json.dumps(
+        {
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+        }
+    ).encode()
+
+
+def fresh(number: int) -> str:
+    """A well-formed optimizer reply that was never said before."""
+    return (
+        f"<Analysis>The answers break the form, finding {number}.</Analysis>\n"
+        f"<improved_system_prompt>Keep the form that is asked for, rule {number}.</improved_system_prompt>\n"
+        f"<improved_user_prompt>Answer as told, variant {number}.\n"
+        f"<Question>{{question}}</Question>\nPut the answer between <answer> tags.</improved_user_prompt>\n"
+        f"<instruction>Answer as told, variant {number}.</instruction>"
+    )
+
+
+def clumsy(number: int) -> str:
+    """Optimizer replies as a small model gives them: well-formed, without tags, a copy, without slot, said before."""
+    copy = "<improved_system_prompt>You are a helpful assistant.</improved_system_prompt>"
+    slotless = "<improved_user_prompt>Answer well.</improved_user_prompt>"
+    analysis = f"<Analysis>Finding {number}.</Analysis>"
+    kinds = (fresh(number), "I would improve it.", f"{analysis}{copy}{slotless}", fresh(1))
+    return kinds[number % len(kinds)]
+
+
+def speaker(mode: str) -> Callable[[bytes], bytes]:
+    """What the endpoint says to a request body."""
     numbers = itertools.count(1)
-
-    def completion(text: str) -> bytes:
-        return json.dumps(
-            {
-                "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 10},
-            }
-        ).encode()
-
     plain = completion("<answer>A</answer>")
-
-    def say(body: bytes) -> bytes:
-        if b'"model":"base"' in body:
-            return plain
-        number = next(numbers)
-        return completion(
-            f"<Analysis>The answers break the form, finding {number}.</Analysis>\n"
-            f"<improved_system_prompt>Keep the form that is asked for, rule {number}.</improved_system_prompt>\n"
-            f"<improved_instruction_prompt>Answer as told, variant {number}.\n"
-            f"<Question>{{question}}</Question>\nPut the answer between <answer> tags.</improved_instruction_prompt>\n"
-            f"<instruction>Answer as told, variant {number}.</instruction>"
-        )
-
-    return say
+    write = {"fresh": fresh, "clumsy": clumsy}[mode]
+    return lambda body: plain if b'"model":"base"' in body else completion(write(next(numbers)))
 
 
-async def serve(delay: float) -> None:
+async def serve(delay: float, mode: str) -> None:
     """Listen on a free port until killed."""
-    say = speaker()
+    say = speaker(mode)
     server = await asyncio.get_running_loop().create_server(lambda: Stub(delay, say), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -92,9 +101,10 @@ async def serve(delay: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--delay", type=float, default=0.020)
+    parser.add_argument("--delay", type=float, default=0.020, help="seconds from request to answer")
+    parser.add_argument("--mode", choices=["fresh", "clumsy"], default="fresh")
     arguments = parser.parse_args()
     try:
-        uvloop.run(serve(arguments.delay))
+        uvloop.run(serve(arguments.delay, arguments.mode))
     except KeyboardInterrupt:
         sys.exit(0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.baselines import NAMES, PROMPTS
+from optimizer.baselines import NAMES
 from optimizer.models import price_of
 from optimizer.plan import plan_for
 from optimizer.records import Example, ModelRole, Record, SearchSpec, SearchTask
@@ -61,27 +61,23 @@ class Estimate(Record, frozen=True, kw_only=True):
 def estimate(spec: SearchSpec) -> Estimate:
     """The estimate for ``spec``. Calls nobody."""
     notes: list[str] = []
-    confirmation = 0
-    low_base: float
-    if spec.method in NAMES:
-        plan = plan_for(spec)
-        per_arm = plan.holdout_per_task * len(spec.sources) + plan.unseen_per_task * len(spec.unseen)
-        base = per_arm * (2 + len(PROMPTS) + 1)
-        optimizer = int(spec.models.optimizer is not None)
-        low_base, exact = float(2 * per_arm), False
-    elif (published := _published(spec)) is not None:
+    plan = plan_for(spec)
+    arm = plan.holdout_per_task * len(spec.sources) + plan.unseen_per_task * len(spec.unseen)
+    confirmation, low_base, exact = 0, 0.0, False
+    if (published := _published(spec)) is not None:
         base, optimizer = published
-        plan = plan_for(spec)
-        confirmation = 2 * (plan.holdout_per_task * len(spec.sources) + plan.unseen_per_task * len(spec.unseen))
+        confirmation = 2 * arm if spec.options.get("confirm") else 0
         low_base, exact = float(base), True
         notes.append("Calls are requested evaluations; cache hits and rejected candidates make them cheaper.")
+    elif spec.method in NAMES:
+        base, optimizer = plan.confirmation_calls, int(spec.models.optimizer is not None)
+        low_base = float(min(base, arm))
+        notes.append("Nothing is searched: incumbent, baseline and the other baselines on the holdout.")
     else:
-        plan = plan_for(spec)
-        share = 0.04 if spec.models.optimizer is not None else 0.0
-        optimizer = round(plan.search_calls * share)
+        optimizer = round(plan.search_calls * 0.04) if spec.models.optimizer is not None else 0
         base = plan.calls - optimizer
-        first = plan.reflect_per_task * len(spec.sources) + sum(r.cells * r.keep for r in plan.first_rungs)
-        low_base, exact = float(min(base, first)), False
+        first = plan.reflect_per_task * len(spec.sources) + sum(rung.cells * rung.keep for rung in plan.first_rungs)
+        low_base = float(min(base, first))
         notes.append("The low end is a run that stops after its headroom check; the high end is the budget.")
     judged = _judged_share(spec.sources)
     judge = round(base * judged) if exact else round(base * judged / (1 + judged))
@@ -99,7 +95,9 @@ def estimate(spec: SearchSpec) -> Estimate:
         optimizer_calls=optimizer,
         judge_calls=judge,
         confirmation_calls=confirmation,
-        calls=Range(low=round(low_base), high=base + optimizer + judge + confirmation),
+        calls=Range(
+            low=round(low_base) + (optimizer + judge if exact else 0), high=base + optimizer + judge + confirmation
+        ),
         tokens_in=tokens_in,
         tokens_out=tokens_out,
         usd=usd,

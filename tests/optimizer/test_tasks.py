@@ -14,7 +14,23 @@ from optimizer.records import Example
 from optimizer.rows import LONGEST_LINE
 from optimizer.tasks import TaskSettings, load_task, split_traffic
 
-WORDS = "apple river stone cloud music paper garden window silver forest market candle bridge winter summer".split()
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "music",
+    "paper",
+    "garden",
+    "window",
+    "silver",
+    "forest",
+    "market",
+    "candle",
+    "bridge",
+    "winter",
+    "summer",
+]
 
 
 def rows(n: int, prefix: str) -> list[dict[str, Any]]:
@@ -225,7 +241,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
 
 def test_shared_ids(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"share ids \(train-0\)"):
-        load_task(folder(tmp_path / "toy", test=rows(3, "test") + [{**rows(1, "train")[0], "question": "other"}]))
+        load_task(folder(tmp_path / "toy", test=[*rows(3, "test"), {**rows(1, "train")[0], "question": "other"}]))
 
 
 def test_traffic_splits_by_cluster_and_confirms_once() -> None:
