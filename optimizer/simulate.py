@@ -15,7 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -28,7 +28,7 @@ from optimizer.paired import FloatArray, IntArray, t_quantile
 from optimizer.plan import plan_for
 from optimizer.racing import Cell, Rung, Scoreboard, course, race
 from optimizer.records import Budget, Example, Models, ModelSpec, Rollout, SearchSpec, SearchTask
-from optimizer.simulate_search import PROPOSERS, sweep
+from optimizer.simulate_search import PROPOSERS, kinds_of, sweep
 from optimizer.worlds import WorldSettings
 
 SEED = 20_261_120
@@ -318,24 +318,15 @@ def simulate_search(
     """Whole searches in worlds with known truth: true gains by the analyser's quality, one conflicting task, no
     effect at all.
     """
-    usual = WorldSettings(strength=effect, fp=fp)
-    worlds = {f"analyser q={q:g}": replace(usual, q=q) for q in qualities or QUALITIES}
-    worlds |= {"one task conflicts": replace(usual, conflict=True), "no prompt matters": replace(usual, null=True)}
-    chosen = proposers or PROPOSERS
-    total = runs * len(worlds) * len(chosen)
+    kinds = kinds_of(WorldSettings(strength=effect, fp=fp), qualities or QUALITIES, proposers or PROPOSERS)
     started = time.perf_counter()
-    with click.progressbar(length=total, label="searches", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        report = asyncio.run(
-            sweep(
-                worlds,
-                runs=runs,
-                seed=seed,
-                calls=budget_calls,
-                proposers=chosen,
-                clock=time.time,
-                done=lambda: bar.update(1),
-            )
-        )
+    length = runs * len(kinds)
+    with click.progressbar(length=length, label="searches", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def done() -> None:
+            bar.update(1)
+
+        report = asyncio.run(sweep(kinds, runs=runs, seed=seed, calls=budget_calls, clock=time.time, done=done))
     if as_json:
         seconds = round(time.perf_counter() - started, 1)
         head = {"runs": runs, "seed": seed, "budget_calls": budget_calls, "fp": fp, "seconds": seconds}
@@ -349,5 +340,5 @@ def simulate_search(
             gain = f"{row['true_gain_unseen']:+.3f} ({row['true_gain_unseen_se']:.3f})"
             worse = f"{row['promoted_and_worse']:.0%} promoted and worse"
             click.echo(
-                f"{kind:24} {proposer:12} {gain:18} {row['promoted']:.0%} promoted, {worse}, {row['calls']:.0f} calls"
+                f"{kind:31} {proposer:12} {gain:18} {row['promoted']:.0%} promoted, {worse}, {row['calls']:.0f} calls"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,29 +69,53 @@ async def one_search(
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One line of the report: a kind of world and who proposes in it."""
+
+    name: str
+    settings: WorldSettings
+    proposer: str
+
+
+def kinds_of(usual: WorldSettings, qualities: Sequence[float], proposers: Sequence[str]) -> list[Kind]:
+    """The sweep over the analyser's quality, the proposers that need no analyser, and the worlds where a search
+    should not win.
+    """
+    kinds = [Kind(name=f"analyser q={q:g}", settings=replace(usual, q=q), proposer="rewrite") for q in qualities]
+    misled = replace(usual, q=0.0, fp=max(0.3, usual.fp))
+    kinds += [
+        Kind(name="misleading analyser q=0 fp=0.3", settings=misled, proposer="rewrite"),
+        Kind(name="no analyser", settings=usual, proposer="random"),
+        Kind(name="no analyser", settings=usual, proposer="components"),
+        Kind(name="one task conflicts", settings=replace(usual, conflict=True), proposer="rewrite"),
+        Kind(name="no prompt matters", settings=replace(usual, null=True), proposer="rewrite"),
+    ]
+    return [kind for kind in kinds if kind.proposer in proposers]
+
+
 async def sweep(
-    worlds: Mapping[str, WorldSettings],
+    kinds: Sequence[Kind],
     *,
     runs: int,
     seed: int,
     calls: int,
-    proposers: Sequence[str],
     clock: Callable[[], float],
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Per kind of world and proposer, means over ``runs`` worlds: true gains, promotions, promotions that did harm,
     calls.
+
+    The ``n``-th world of every kind has the same seed, so kinds differ in what they are said to differ in.
     """
     report: dict[str, dict[str, dict[str, float]]] = {}
-    for kind, settings in worlds.items():
-        report[kind] = {}
-        for proposer in proposers:
-            rows = []
-            for run in range(runs):
-                row = await one_search(replace(settings, seed=seed + run), calls=calls, proposer=proposer, clock=clock)
-                rows.append(row)
-                done()
-            report[kind][proposer] = _summary(rows)
+    for kind in kinds:
+        rows = []
+        for run in range(runs):
+            settings = replace(kind.settings, seed=seed + run)
+            rows.append(await one_search(settings, calls=calls, proposer=kind.proposer, clock=clock))
+            done()
+        report.setdefault(kind.name, {})[kind.proposer] = _summary(rows)
     return report
 
 

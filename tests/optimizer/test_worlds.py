@@ -250,4 +250,4 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(simulate, arguments)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert set(told["worlds"]) == {"analyser q=0.3", "one task conflicts", "no prompt matters"}
+    assert set(told["worlds"]) == {"no analyser"} and told["worlds"]["no analyser"]["random"]["calls"] <= 300
