@@ -27,7 +27,7 @@ from optimizer.inner import UserPrompts
 from optimizer.plan import Plan
 from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk, combined
 from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, full_course, price, race
-from optimizer.records import Candidate, Generation, Rollout, SearchSpec
+from optimizer.records import Candidate, Generation, Rollout, SearchSpec, SearchTask
 from optimizer.sprig import ComponentEditor
 from optimizer.waves import together
 
@@ -130,21 +130,23 @@ async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
 async def _with_failures(search: Search, prompt: str, number: int) -> Parent:
     """``prompt`` with its failures: a window of each task's reflect split, that moves with the generation and is
     widened while nothing fails."""
-    found: list[Failures] = []
-    for task in search.spec.sources:
+
+    async def of_task(task: SearchTask) -> Failures:
         rows = sorted(task.reflect, key=lambda example: example.id)
         stream(search.spec.seed, "reflect", task.name).shuffle(rows)
         size = min(len(rows), search.plan.reflect_per_task)
         first = (number - 1) * size % max(1, len(rows))
-        for width in range(1, WINDOWS + 1):
-            some = (rows + rows)[first : first + min(len(rows), width * size)]
+        width = size
+        while True:
+            some = (rows + rows)[first : first + width]
             rollouts = await search.evaluation.rollouts(prompt, task, task.user_prompt, some)
             rng = stream(search.spec.seed, "shown", number, task.name)
             failures = collect(task, some, rollouts, show=search.plan.shown_per_task, rng=rng)
-            if failures.total or len(some) == len(rows):
-                break
-        found.append(failures)
-    return Parent(prompt, tuple(found))
+            if failures.total or width >= min(len(rows), WINDOWS * size):
+                return failures
+            width = min(len(rows), width + size)
+
+    return Parent(prompt, tuple(await together(of_task(task) for task in search.spec.sources)))
 
 
 async def _perfect(search: Search) -> bool:
