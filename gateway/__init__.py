@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateway.app import create_app
-    from gateway.checks import Finding, check
+    from gateway.checks import check
     from gateway.errors import GatewayError, StartFailed
     from gateway.server import serve
 
-__all__ = ["Finding", "GatewayError", "StartFailed", "check", "create_app", "serve"]
+__all__ = ["GatewayError", "StartFailed", "check", "create_app", "serve"]
 
 _HOMES = {
     "create_app": "gateway.app",
-    "Finding": "gateway.checks",
     "check": "gateway.checks",
     "GatewayError": "gateway.errors",
     "StartFailed": "gateway.errors",

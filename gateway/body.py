@@ -283,9 +283,10 @@ class _Brotli(Decoder):
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         try:
-            yield self._decoder.process(data, output_buffer_limit=self.PIECE)
-            while not self._decoder.can_accept_more_data():
-                yield self._decoder.process(b"", output_buffer_limit=self.PIECE)
+            piece = self._decoder.process(data, output_buffer_limit=self.PIECE)
+            while piece:
+                yield piece
+                piece = self._decoder.process(b"", output_buffer_limit=self.PIECE)
         except self._error as error:
             raise ValueError(str(error)) from None
 

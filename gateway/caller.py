@@ -28,6 +28,8 @@ class Caller(Protocol):
     headers: dict[bytes, bytes]
     started: bool
     """Whether the head of a reply has been sent."""
+    gone: bool
+    """Whether the caller has hung up."""
 
     async def body(self, limit: int) -> bytes:
         """The whole request body as sent. Raises RequestRefused (413) above ``limit`` bytes, CallerGone."""

@@ -78,7 +78,10 @@ async def _upstream(lane: WireLane, upstream: Upstream) -> Finding:
     reply.release()
     if status in (401, 403):
         return Finding(
-            name=name, ok=False, message=f"{host} refuses the key (status {status})", mend="check `api_key` of this upstream"
+            name=name,
+            ok=False,
+            message=f"{host} refuses the key (status {status})",
+            mend="check `api_key` of this upstream",
         )
     return Finding(
         name=name,

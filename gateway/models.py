@@ -19,6 +19,7 @@ from gateway.pipeline import BAD_KEY, NO_KEY
 from gateway.relay import kept
 from gateway.routing import unknown_model
 from gateway.settings import House, Upstream
+from gateway.wire import read_whole
 
 if TYPE_CHECKING:
     from gateway.worker import Worker
@@ -116,16 +117,12 @@ class Models:
         try:
             reply = await self._worker.pipeline.wire.get(upstream, "/models" + (f"/{name}" if name else ""))
             try:
-                pieces = []
-                while piece := await reply.next():
-                    pieces.append(piece)
-                    if sum(map(len, pieces)) > LONGEST_LIST:
-                        break
+                body = await read_whole(reply, LONGEST_LIST)
             finally:
                 reply.release()
         except UpstreamFailed as failure:
             return _refusal(dialect, upstream_refusal(failure))
-        return reply.status, kept(reply.headers), b"".join(pieces)
+        return reply.status, kept(reply.headers), body
 
 
 _JSON = (b"content-type", b"application/json")

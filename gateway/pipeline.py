@@ -21,7 +21,15 @@ from gateway.assignment import NOTHING, Choice, Plan, Serving
 from gateway.body import Body, decompress, parse, splice
 from gateway.caller import Caller, ReplyHeaders
 from gateway.dialects import Speech
-from gateway.errors import CallerGone, RequestRefused, UpstreamFailed, UpstreamTimeout, error_body, upstream_refusal
+from gateway.errors import (
+    CallerGone,
+    RequestRefused,
+    UpstreamFailed,
+    UpstreamTimeout,
+    error_body,
+    error_event,
+    upstream_refusal,
+)
 from gateway.exchange import (
     Auth,
     Exchange,
@@ -69,6 +77,9 @@ BAD_KEY = Refusal(
 NOT_JSON = Refusal(415, "The body of the request must be JSON: send it with `content-type: application/json`.")
 NO_TRANSLATION = Refusal(
     501, "This model's upstream speaks another dialect, and no translate lane is set up.", "server_error"
+)
+ENDING = Refusal(
+    503, "This gateway is shutting down: try again.", "server_error", code="shutting_down", retry_after=1.0
 )
 INTERNAL = Refusal(
     500, "The gateway failed to carry this request. It has been logged.", "server_error", code="internal_error"
@@ -153,11 +164,12 @@ class Pipeline:
                 await say_failure(exchange.dialect, caller, failure)
             else:
                 await self._refuse(exchange, caller, upstream_refusal(failure))
-        except (CallerGone, asyncio.CancelledError) as gone:
+        except CallerGone:
             exchange.ending = "caller_gone"
             exchange.status = exchange.status or 499
-            if isinstance(gone, asyncio.CancelledError):
-                raise
+        except asyncio.CancelledError:
+            await self._end_early(exchange, caller)
+            raise
         except Exception:
             log.exception("exchange %s failed inside the gateway", exchange.id)
             exchange.ending = "failed"
@@ -168,11 +180,7 @@ class Pipeline:
         finally:
             self.in_flight -= 1
             exchange.ended_at = self.monotonic()
-            if admitted:
-                neighbours.limits.settle(exchange)
-            neighbours.metrics.observe(exchange)
-            if admitted:
-                neighbours.recorder.offer(exchange)
+            self._hand_on(exchange, admitted=admitted)
 
     # --- the steps, in order -----------------------------------------------------------------------------------------
 
@@ -340,6 +348,31 @@ class Pipeline:
             headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after))))
         headers.append((b"x-metaspo-exchange", exchange.token or exchange.id.encode()))
         await caller.whole(refusal.status, headers, error_body(exchange.dialect, refusal))
+
+    async def _end_early(self, exchange: Exchange, caller: Caller) -> None:
+        """The exchange was cancelled: the caller hung up, or this process must end and the deadline for that has passed."""
+        if caller.gone:
+            exchange.ending = "caller_gone"
+            exchange.status = exchange.status or 499
+            return
+        exchange.ending = "cut"
+        if not caller.started:
+            await self._refuse(exchange, caller, ENDING)
+        elif exchange.stream:
+            await caller.write(error_event(exchange.dialect, ENDING))
+            await caller.finish()
+
+    def _hand_on(self, exchange: Exchange, *, admitted: bool) -> None:
+        """The caller has the answer. What fails from here on is only logged."""
+        neighbours = self.neighbours
+        try:
+            if admitted:
+                neighbours.limits.settle(exchange)
+            neighbours.metrics.observe(exchange)
+            if admitted:
+                neighbours.recorder.offer(exchange)
+        except Exception:
+            log.exception("exchange %s was answered but not counted", exchange.id)
 
 
 def _json_string(text: str) -> bytes:

@@ -95,6 +95,11 @@ class Call:
         self.disconnected = False
         self.task: asyncio.Task[None] | None = None
 
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has hung up."""
+        return self.disconnected
+
     # --- the request -------------------------------------------------------------------------------------------------
 
     async def body(self, limit: int) -> bytes:

@@ -115,13 +115,13 @@ async def relay_stream(
     try:
         while piece := await reply.next():
             if held:
-                piece = held + piece  # noqa: PLW2901 - the rest of an event that had not come whole
+                piece = held + piece
                 held = b""
             if not piece.endswith((b"\n\n", b"\r\n\r\n")) and len(piece) < LONGEST_EVENT:
                 end = _last_event_end(piece)
-                piece, held = piece[:end], piece[end:]  # noqa: PLW2901
+                piece, held = piece[:end], piece[end:]
             if hidden is not None:
-                piece = hidden.strip(piece)  # noqa: PLW2901
+                piece = hidden.strip(piece)
             if not piece:
                 continue
             if not size:

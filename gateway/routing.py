@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from gateway.exchange import Refusal, Target, Wire
 from gateway.errors import RequestRefused
+from gateway.exchange import Refusal, Target, Wire
 from gateway.settings import House, Place, Route, Upstream
 
 SMOOTHING = 0.2

@@ -23,9 +23,9 @@ from typing import Any
 
 import uvicorn
 
+from gateway.app import App, settle_memory
 from gateway.errors import StartFailed
 from gateway.protocol import SWEEP, GatewayProtocol
-from gateway.app import App, settle_memory
 from gateway.settings import CLIENT_KEEP_ALIVE
 from gateway.worker import Worker
 from registry import RegistryError, Settings

@@ -177,19 +177,6 @@ class Connection(asyncio.Protocol):
                 return b""
             await self._more()
 
-    async def whole(self, limit: int) -> bytes:
-        """The rest of the body. Raises UpstreamBroken when it is longer than ``limit`` bytes."""
-        if self.complete:
-            return self._take() if self._chunks else b""
-        pieces: list[bytes] = []
-        size = 0
-        while piece := await self.next():
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise UpstreamBroken(f"The upstream's reply is longer than {limit} bytes.", started=True)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
     def release(self) -> None:
         """The request is done with: keep the connection for the next one if its reply is complete, else close it."""
         if not self.busy:

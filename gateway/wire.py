@@ -47,6 +47,18 @@ class Reply(Protocol):
         """Done with it, whole or not."""
 
 
+async def read_whole(reply: Reply, limit: int) -> bytes:
+    """The body of a reply. Raises UpstreamBroken when it is longer than ``limit`` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await reply.next():
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise UpstreamBroken(f"The upstream's reply is longer than {limit} bytes.", started=True)
+    return b"".join(pieces)
+
+
 class _Line:
     """What is the same for every request to one target: the pool, and the head up to the fields of the request."""
 

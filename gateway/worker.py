@@ -30,8 +30,8 @@ from gateway.sampling import Sampler
 from gateway.settings import house_of
 from gateway.wire import WireLane
 from registry import (
-    DomainView,
     Deployment,
+    DomainView,
     KeyRecord,
     Outcome,
     RegistryError,
@@ -152,7 +152,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Write what is queued, then let go of everything."""
-        await self.sampler.stop()
+        await self.sampler.stop(deadline=5.0 if self._registry is not None else 0.0)
         await self.limits.stop()
         await self.metrics.stop()
         for task in self._tasks:
@@ -176,6 +176,7 @@ class Worker:
         """New settings for requests that begin from now on; address, workers and storage stay as they were."""
         self.settings = settings
         self.pipeline.reload(house_of(settings))
+        self.pipeline.neighbours.translate = self._lane()
         if self.snapshot is None:
             snapshot = bootstrap(settings, self.clock())
             self.use(snapshot)
@@ -302,7 +303,12 @@ class Worker:
         return (age if age is not None else float("inf")), self.registry_up, refused
 
     def _lane(self) -> TranslateLane | None:
-        return None
+        """Carries requests to upstreams of another dialect; LiteLLM itself is imported with the first of them."""
+        if not self.settings.upstreams:
+            return None
+        from gateway.translate import LiteLLMLane
+
+        return LiteLLMLane(self.settings)
 
 
 def bootstrap(settings: Settings, now: float) -> Snapshot:
