@@ -230,7 +230,8 @@ async def restore(
     keys = redis.keys
     here = await redis.scan(f"{_escaped(keys.prefix)}:*")
     old_epoch = int(await redis.command("GET", keys.epoch) or 0)
-    if here and not overwrite and await redis.command("SCARD", keys.domains):
+    old_names = set(await redis.command("SMEMBERS", keys.domains))
+    if old_names and not overwrite:
         raise Refused("There is a registry here already: restore into an empty one, or say --overwrite.")
     for start in range(0, len(here), _BATCH):
         await redis.many([("UNLINK", key) for key in here[start : start + _BATCH]])
@@ -254,13 +255,12 @@ async def restore(
     await _write_batch(redis, batch)
     await _write_batch(redis, last)
     await migrate(redis)
-    # Greater than any epoch that a gateway may have seen: all of them read anew.
-    await redis.command("SET", keys.epoch, max(old_epoch, int(await redis.command("GET", keys.epoch) or 0)) + 1)
-    await redis.command("DEL", keys.changes)
-    for name in await redis.command("SMEMBERS", keys.domains):
-        await redis.command("ZADD", keys.changes, await redis.command("GET", keys.epoch), name)
-    await redis.command("ZADD", keys.changes, await redis.command("GET", keys.epoch), "*")
-    await redis.command("PUBLISH", keys.moved, "0 *")
+    # Greater than any epoch that a gateway may have seen, for every domain that is here now or was before.
+    epoch = max(old_epoch, int(await redis.command("GET", keys.epoch) or 0)) + 1
+    names = old_names | set(await redis.command("SMEMBERS", keys.domains)) | {b"*"}
+    await redis.command("ZADD", keys.changes, *(part for name in names for part in (epoch, name)))
+    await redis.command("SET", keys.epoch, epoch)
+    await redis.command("PUBLISH", keys.moved, f"{epoch} *")
     return count
 
 

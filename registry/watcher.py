@@ -70,6 +70,7 @@ class SnapshotWatcher:
         self._fresh = asyncio.Event()
         self._unsaved = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._connecting = asyncio.Lock()
         self._bad: set[str] = set()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -136,9 +137,10 @@ class SnapshotWatcher:
                 await asyncio.sleep(0.2 + self._jitter() * 0.5)
 
     async def _connection(self) -> Connection:
-        if self._redis is None:
-            self._redis = await self._connect()
-        return self._redis
+        async with self._connecting:
+            if self._redis is None:
+                self._redis = await self._connect()
+            return self._redis
 
     async def check(self) -> None:
         """Compare epochs; read what changed. Raises RegistryError when Redis does not answer."""
