@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from optimizer.errors import SearchFileError
-from optimizer.records import Budget, LoopSizes, Method, Models, ModelSpec, SearchSpec
+from optimizer.records import Budget, LoopSizes, Method, Models, ModelSpec, SearchSpec, SearchTask
 from optimizer.settings import Settings
 from optimizer.tasks import TaskSettings, load_task
 
@@ -117,6 +117,17 @@ def load_search_file(path: Path, *, env: Mapping[str, str] | None = None) -> Sea
         sizes=sizes,
         options=told.options,
     )
+
+
+def load_unseen_with_train(path: Path) -> list[SearchTask]:
+    """The unseen tasks of a search file as tasks to learn from: what test-time adaptation tunes on."""
+    told = _read(path)
+    tasks = [(task, load_task(_folder(path, task.path), settings=task)) for task in told.tasks]
+    return [
+        load_task(_folder(path, settings.path), "source", settings=settings)
+        for settings, task in tasks
+        if task.role == "unseen"
+    ]
 
 
 def _read(path: Path) -> _File:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,9 +25,14 @@ from optimizer.records import Completion, ModelSpec, Request
 OPENAI = "https://api.openai.com/v1"
 
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-_OWN_FAULT = ("context_length", "content_filter", "content_policy", "string_above_max_length", "exceed_context")
+_TOO_LONG = re.compile(
+    r"context_length|string_above_max_length|exceed_context|context (?:size|window|length)|too long",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(r"content_filter|content_policy|content management policy", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
 
+_LARGEST_REPLY = 32 * 1024**2
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 
@@ -96,7 +102,7 @@ class OpenAICompatible:
         body = self._dialect.body(request)
         try:
             async with session.post(self._url, data=_encode(body)) as response:
-                raw = await response.read()
+                raw = await self._whole(response)
                 status, headers = response.status, response.headers
         except asyncio.TimeoutError:  # noqa: UP041 -- aiohttp raises a subclass of its own
             return _Failed(f"did not answer within {self._spec.timeout:g} s", "see whether it is overloaded")
@@ -110,6 +116,19 @@ class OpenAICompatible:
         if status == 200:
             return self._read(raw, headers.get("content-type", ""))
         return self._refused(body, status, raw, self._pace.retry_after(headers))
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, but never more than a reply can sensibly have."""
+        if response.content_length is not None and response.content_length <= _LARGEST_REPLY:
+            return await response.read()
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > _LARGEST_REPLY:
+                raise EndpointRefused(
+                    f"{self._label()} answered more than {_LARGEST_REPLY // 1024**2} MiB. Check that api_base is right."
+                )
+        return bytes(body)
 
     def _read(self, raw: bytes, content_type: str) -> Completion | _Failed:
         if not raw.strip():
@@ -138,8 +157,10 @@ class OpenAICompatible:
             advice = "wait until it takes requests again" if status == 429 else "see its log"
             return _Failed(told.rstrip("."), advice, wait=wait)
         if status in (400, 413, 422):
-            if status != 422 and any(mark in code for mark in _OWN_FAULT):
-                return Completion(text="", finish="filter", detail=code.split()[0] if code.split() else "refused")
+            if _FILTERED.search(f"{code} {message}"):
+                return Completion(text="", finish="filter", detail="content_filter")
+            if _TOO_LONG.search(f"{code} {message}"):
+                return Completion(text="", finish="filter", detail="context_length_exceeded")
             if self._dialect.drop(body, f"{code} {message}"):
                 return _Failed(told, "", again=True)
         advice = {

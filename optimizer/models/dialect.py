@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from typing import Any
@@ -35,7 +36,20 @@ class Reply(msgspec.Struct):
     usage: Usage | None = None
 
 
-decode_reply = msgspec.json.Decoder(Reply).decode
+_decode = msgspec.json.Decoder(Reply).decode
+
+
+def decode_reply(raw: bytes) -> Reply:
+    """A chat completion from its bytes. Half characters that a model cut off are replaced, not refused. Raises
+    ``msgspec.DecodeError`` (or its ``ValidationError``) for anything that is no chat completion."""
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            told = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+        except (ValueError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from error
+        return _decode(told.encode("utf-8", "replace"))
 
 
 class Dialect:

@@ -182,6 +182,45 @@ async def test_json_of_another_kind_stops_the_run(body: str) -> None:
         await client.close()
 
 
+async def test_half_characters_are_data() -> None:
+    raw = b'{"choices": [{"message": {"content": "caf\\ud83d \xff"}, "finish_reason": "length"}]}'
+    async with serve(lambda body: web.Response(body=raw, content_type="application/json")) as endpoint:
+        client = client_of(endpoint.url)
+        reply = await client.complete(ASK)
+        await client.close()
+    assert (reply.text, reply.finish) == ("caf? \ufffd", "length")
+
+
+async def test_an_endless_body_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optimizer.models.client._LARGEST_REPLY", 1024**2)
+    async with serve(lambda body: web.Response(body=b" " * (2 * 1024**2))) as endpoint:
+        client = client_of(endpoint.url)
+        with pytest.raises(EndpointRefused, match="more than 1 MiB"):
+            await client.complete(ASK)
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "detail"),
+    [
+        (
+            400,
+            "This model's maximum context length is 2048 tokens, you sent 3000 (see max_tokens)",
+            "context_length_exceeded",
+        ),
+        (400, "the request exceeds the available context size", "context_length_exceeded"),
+        (400, "The response was filtered: content management policy", "content_filter"),
+        (413, "Prompt is too long", "context_length_exceeded"),
+    ],
+)
+async def test_a_request_that_alone_is_at_fault_is_data(status: int, message: str, detail: str) -> None:
+    async with serve(lambda body: problem(status, message)) as endpoint:
+        client = client_of(endpoint.url)
+        reply = await client.complete(ASK)
+        await client.close()
+    assert (reply.finish, reply.detail) == ("filter", detail)
+
+
 async def test_nobody_there_is_told_quickly(free_port: int) -> None:
     client = client_of(f"http://127.0.0.1:{free_port}/v1")
     with pytest.raises(EndpointDown, match=r"cannot be reached.*\(2 attempts\)"):

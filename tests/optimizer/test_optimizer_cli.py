@@ -50,7 +50,8 @@ def file(tmp_path: Path, address: str) -> Path:
         f"  base: {{model: base, api_base: '{address}', concurrency: 16}}\n"
         f"  optimizer: {{model: optimizer, api_base: '{address}', concurrency: 16}}\n"
         "tasks: [{path: one}, {path: two}, {path: three, role: unseen}]\n"
-        "sizes: {iterations: 1, user_candidates: 2, user_keep: 2, system_candidates: 3, train_size: 10, test_size: 20}\n"
+        "sizes: {iterations: 1, user_candidates: 2, user_keep: 2, system_candidates: 3, train_size: 10,"
+        " test_size: 20}\n"
         f"home: {tmp_path / 'home'}\n"
     )
     return path
@@ -156,6 +157,24 @@ def test_failures_are_one_sentence(file: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert len(done.output.strip().splitlines()[-1]) < 400
     assert "Traceback" not in done.output
+
+
+def test_the_papers_protocol(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    options = ["--methods", "default,cot,metaspo-faithful", "--adapt", "--budget-calls", 3000, "--out", out]
+    done = invoke(cli.paper, file, *options)
+    assert done.exit_code == 0, done.output
+    assert "Unseen generalization" in done.stdout
+    assert "Test-time adaptation" in done.stdout
+    report = json.loads(out.read_text())
+    assert {(cell["method"], cell["task"]) for cell in report["cells"]} == {
+        (method, "three") for method in ("default", "cot", "metaspo-faithful")
+    }
+    assert all(cell["unseen"]["n"] > 0 and cell["adapted"]["n"] > 0 for cell in report["cells"])
+    assert report["constant"].keys() == {"three"}
+    again = invoke(cli.paper, file, *options, "--resume", "--json")
+    assert json.loads(again.stdout)["cells"] == report["cells"]
+    assert invoke(cli.paper, file, "--methods", "magic").exit_code == 1
 
 
 def test_simulations_are_found_by_name() -> None:
