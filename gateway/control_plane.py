@@ -28,4 +28,5 @@ def control_plane(worker: Worker) -> Asgi:
         clock=worker.clock,
         metrics_key=worker.settings.gateway.metrics_key,
     )
-    return create_api(control, control_plane=worker.settings.gateway.control_plane)
+    gateway = worker.settings.gateway
+    return create_api(control, control_plane=gateway.control_plane, console=gateway.console)
