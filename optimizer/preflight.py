@@ -10,13 +10,16 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
 from optimizer.errors import RunBlocked
 from optimizer.evaluation import Evaluation
+from optimizer.judges.rubric import NO_REFERENCE
 from optimizer.racing import Cell, Scoreboard
 from optimizer.records import Example, SearchTask
+from optimizer.scoring import macro_f1
 
 SANITY_EXAMPLES = 4
 CEILING = 0.95
@@ -31,9 +34,11 @@ async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> N
     """Known right answers must score 1, known wrong ones must not. Raises :class:`RunBlocked` naming task and
     answer."""
     for task in tasks:
-        known = [example for example in task.reflect if example.answers][:SANITY_EXAMPLES]
-        right = [example.answers[0] for example in known]
-        wrong = [_wrong_answer(task, example) for example in known]
+        answered = (e for e in task.reflect if e.answers and e.answers[0] != NO_REFERENCE)
+        known = list(islice(answered, SANITY_EXAMPLES))
+        form = "<answer>{}</answer>" if task.judge.require_tags else "{}"
+        right = [form.format(example.answers[0]) for example in known]
+        wrong = [form.format(_wrong_answer(task, example)) for example in known]
         for texts, want_right in ((right, True), (wrong, False)):
             verdicts = await evaluation.judge(task, known, texts)
             scored = [verdict.score for verdict in verdicts if verdict.score is not None]
@@ -51,9 +56,14 @@ async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> N
 
 
 def constant_baseline(task: SearchTask, examples: Sequence[Example]) -> float:
-    """Share of ``examples`` that the most frequent reference answer gets right: what answering blindly is worth."""
-    counts = Counter(example.answers[0].casefold() for example in examples if example.answers)
-    return max(counts.values()) / len(examples) if counts and task.judge.kind != "rubric" else 0.0
+    """What answering every one of ``examples`` with their most frequent reference scores, by the task's own metric."""
+    golds = [example.answers[0].casefold() for example in examples if example.answers]
+    if not golds or task.judge.kind == "rubric":
+        return 0.0
+    constant, count = Counter(golds).most_common(1)[0]
+    if task.judge.kind == "macro_f1":
+        return macro_f1([(gold, constant) for gold in golds], task.judge.labels)
+    return count / len(examples)
 
 
 def no_headroom(board: Scoreboard, incumbent: str, prompts: Sequence[str], cells: Sequence[Cell]) -> str:

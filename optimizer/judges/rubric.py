@@ -30,7 +30,8 @@ GATES = (
 """Faults: one of them makes the score 0, whatever the criteria say."""
 
 _MOST_UNASSESSED = 0.3
-_NO_REFERENCE = "(no reference)"
+NO_REFERENCE = "(no reference)"
+"""What the task data write where a judged example has no reference answer."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _ADDRESSES_GRADER = re.compile(
     r"\b(?:graders?|evaluators?|judges?|assessors?)\b.{0,60}\b(?:score|grade|mark|answer|output|respond|verdict)\b"
@@ -73,7 +74,7 @@ class RubricJudge:
         )
         blocks = [f"Statements to check:\n{statements}", wrapped("question", _dialogue(example), tag)]
         reference = example.answers[0] if example.answers else ""
-        if reference and reference != _NO_REFERENCE:
+        if reference and reference != NO_REFERENCE:
             blocks.append(wrapped("reference", reference, tag))
         blocks.append(wrapped("answer", text, tag))
         blocks.append(_FORM.format(ids=", ".join(self._all_ids)))
