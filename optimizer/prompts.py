@@ -207,8 +207,8 @@ def write_user(
             _block("current_system_prompt", system_prompt),
             _block("current_user_prompt", user_prompt),
             _block("findings", "\n".join(f"- [{kind}] {text}" for kind, text in findings)),
-            "Write an improved user prompt for this task. It must contain the slot {question} exactly once, on its own "
-            "line, where the input goes. At most 60 words besides the slot.",
+            "Write an improved user prompt for this task. The slot {question}, at most once, marks where the input "
+            "goes; without it the input follows your text. Say which form the answer must have. At most 60 words.",
             'Reply with one JSON object: {"user_prompt": "..."}',
         ],
         schema=USER_PROMPT,

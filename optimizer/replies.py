@@ -63,11 +63,14 @@ def system_prompt(reply: str) -> str:
 
 
 def user_prompt(reply: str) -> str:
-    """The text in ``user_prompt``; raises :class:`Unparsed` unless the question slot is there exactly once."""
+    """The text in ``user_prompt``. As the request says, an instruction without the slot stands before the input.
+
+    Raises :class:`Unparsed` when the slot is there more than once.
+    """
     text = text_field(reply, "user_prompt")
-    if text.count(SLOT) != 1:
-        raise Unparsed(f"the user prompt does not hold {SLOT} exactly once")
-    return text
+    if text.count(SLOT) > 1:
+        raise Unparsed(f"the user prompt holds {SLOT} more than once")
+    return text if SLOT in text else f"{text}\n\n{SLOT}"
 
 
 def findings(reply: str, sources: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""Models whose replies a test writes, and small tasks for them. They stand where a provider would, never for our code."""
+"""Models whose replies a test writes, and small tasks for them: they stand where a provider would."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from optimizer.errors import RunBlocked
 from optimizer.records import LoopSizes, Request, SearchResult, SearchSpec
 from optimizer.search import search
 
-
 QUIET = {"holdout_per_task": 60, "baseline_per_task": 0}
 
 

@@ -1,4 +1,4 @@
-"""The default search as a whole: what it costs, what it refuses, that it can be killed anywhere, and what worlds show."""
+"""The default search as a whole: what it costs, what it refuses, killed anywhere, and what worlds show."""
 
 from __future__ import annotations
 
