@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from jobs.errors import LeaseLost
+from jobs.process import end_tasks
 from registry import Conflict, Lease, Registry, RegistryUnavailable
 
 TTL = 30.0
@@ -62,9 +63,7 @@ async def under_lease(
         held.lost = True
         raise LeaseLost(f"The lease {name!r} was lost; another worker may hold it now.")
     finally:
-        for task in (doing, keeping):
-            task.cancel()
-        await asyncio.gather(doing, keeping, return_exceptions=True)
+        await end_tasks(doing, keeping)
         if not held.lost:
             with contextlib.suppress(RegistryUnavailable):
                 await registry.release(held.lease)

@@ -28,7 +28,6 @@ from jobs.work import Work
 from registry import Conflict, Domain, Lineage, NotFound, RegistryUnavailable, Run, RunState
 
 _ENDED = ("done", "failed", "cancelled")
-_CURABLE = ("model_down", "model_refused", "journal")
 
 
 async def run(work: Work) -> str:
@@ -52,9 +51,9 @@ async def run(work: Work) -> str:
     except optimizer.OptimizerError as error:
         cause = _cause(error)
         work.metrics.refused.labels(domain.name, cause).inc()
-        again = f" Nothing paid for is lost: `metaspo runs resume {claimed.id}`." if cause in _CURABLE else ""
-        await end(work, claimed, "failed", f"{error}{again}")
-        raise NoWork(cause, str(error)) from error
+        told = str(error).replace("start again with --resume", f"`metaspo runs resume {claimed.id}`")
+        await end(work, claimed, "failed", told)
+        raise NoWork(cause, told) from error
     except (RegistryUnavailable, LeaseLost):
         raise
     except Exception as error:

@@ -13,6 +13,7 @@ import msgspec
 import optimizer
 from jobs import convert
 from jobs.errors import JobsError
+from jobs.process import end_tasks
 from jobs.work import Work
 from registry import NotFound, RegistryUnavailable, Run
 
@@ -40,6 +41,7 @@ class Follower:
         self.work = work
         self.run = run
         self._waiting: deque[optimizer.Event] = deque()
+        self._over = False
         self._pump: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -51,10 +53,8 @@ class Follower:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        for task in (self._pump, self._watch):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*(t for t in (self._pump, self._watch) if t), return_exceptions=True)
+        self._over = True
+        await end_tasks(self._pump, self._watch)
         with contextlib.suppress(RegistryUnavailable, NotFound):
             await self._flush()
 
@@ -76,12 +76,10 @@ class Follower:
                 await self._watch
             return await searching
         finally:
-            if not searching.done():
-                searching.cancel()
-                await asyncio.gather(searching, return_exceptions=True)
+            await end_tasks(searching)
 
     async def _pumping(self) -> None:
-        while True:
+        while not self._over:
             await asyncio.sleep(EVERY)
             with contextlib.suppress(RegistryUnavailable, NotFound):
                 await self._flush()
@@ -95,8 +93,8 @@ class Follower:
                 self._waiting.popleft()
 
     async def _watching(self) -> None:
-        """Returns only by raising Gone."""
-        while True:
+        """Ends by raising Gone, or with the follower."""
+        while not self._over:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 await self.work.registry.get_domain(self.run.domain)

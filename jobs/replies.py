@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 import optimizer
+from jobs.process import end_tasks
 from jobs.work import Work
 from registry import NotFound, RegistryUnavailable, Run
 
@@ -108,8 +109,7 @@ async def shared_backends(
                 backends[role] = cast(optimizer.Backend, SharedBackend(inner, kept))
         yield backends
     finally:
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
+        await end_tasks(writing)
         with contextlib.suppress(RegistryUnavailable, NotFound):
             await kept.flush()
         for backend in backends.values():

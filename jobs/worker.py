@@ -27,7 +27,7 @@ from jobs.connect import open_both
 from jobs.errors import JobsError, LeaseLost, NoWork, UnknownJob
 from jobs.lease import Held, under_lease
 from jobs.metrics import Metrics, start_server
-from jobs.process import holder_name, until_told
+from jobs.process import end_tasks, holder_name, until_told
 from jobs.queue import LANES, Lane, Queue
 from jobs.schedule import BY_NAME
 from jobs.work import Work
@@ -106,11 +106,9 @@ class Worker:
 
     async def stop(self, within: float = STOP_WITHIN) -> None:
         """Cancel all work in hand and wait until it has given its leases back."""
-        hands = list(self._in_hand)
-        for task in hands:
-            task.cancel()
-        if hands:
-            await asyncio.wait(hands, timeout=within)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await end_tasks(*self._in_hand)
 
     async def _attend(self, trigger_id: str) -> None:
         ttl = self.settings.jobs.lease_seconds

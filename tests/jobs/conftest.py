@@ -110,25 +110,10 @@ def shop(**changes: Any) -> Domain:
 
 GOOD = ("great", "lovely", "excellent", "wonderful", "superb", "delightful")
 BAD = ("awful", "terrible", "poor", "dreadful", "broken", "horrible")
-THINGS = [
-    "kettle",
-    "lamp",
-    "chair",
-    "phone",
-    "cable",
-    "soup",
-    "pasta",
-    "waiter",
-    "plot",
-    "actor",
-    "camera",
-    "song",
-    "door",
-    "wheel",
-    "shirt",
-    "glove",
-    "mirror",
-]
+THINGS = (
+    *("kettle", "lamp", "chair", "phone", "cable", "soup", "pasta", "waiter"),
+    *("plot", "actor", "camera", "song", "door", "wheel", "shirt", "glove", "mirror"),
+)
 
 
 def review(n: int, which: str) -> tuple[str, str]:
@@ -136,7 +121,8 @@ def review(n: int, which: str) -> tuple[str, str]:
     draw = random.Random(f"{which}-{n}")
     good = n % 2 == 0
     word = draw.choice(GOOD if good else BAD)
-    text = f"The {draw.choice(THINGS)} number {n} of {which} was {word}, said the {' and the '.join(draw.sample(THINGS, 3))}."
+    others = " and the ".join(draw.sample(THINGS, 3))
+    text = f"The {draw.choice(THINGS)} number {n} of {which} was {word}, said the {others}."
     return text, "positive" if good else "negative"
 
 

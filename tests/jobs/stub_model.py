@@ -17,15 +17,17 @@ GOOD = ("great", "lovely", "excellent", "wonderful", "superb", "delightful")
 class StubModel:
     """Knows the right sentiment always; says it plainly when the system prompt asks for a label, and babbles else.
 
-    ``skill`` is the share of questions it answers plainly without such a prompt. ``down`` makes it answer 503, ``judge``
-    says what it replies when it is asked to check statements (``good``, ``bad``, ``nonsense``, ``honest``).
+    ``skill`` is the share of questions it answers plainly without such a prompt. After ``down_after`` answers it says 503.
+    ``judge`` says what it replies when asked to check statements: ``good``, ``bad``, ``nonsense``, or ``honest`` (an
+    answer is good that says FINE).
     """
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.skill = 0.5
         self.judge = "honest"
-        self.down = False
+        self.down_after: int | None = None
+        self.answered = 0
         self.delay = 0.0
         self.url = ""
 
@@ -48,8 +50,9 @@ class StubModel:
         self.calls.append(body)
         if self.delay:
             await asyncio.sleep(self.delay)
-        if self.down:
+        if self.down_after is not None and self.answered >= self.down_after:
             return web.json_response({"error": {"message": "overloaded"}}, status=503)
+        self.answered += 1
         text = self.answer(body["messages"])
         return web.json_response(
             {

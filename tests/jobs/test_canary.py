@@ -255,7 +255,7 @@ def test_units_enter_the_hard_test_once() -> None:
 
 def test_nothing_stored_starts_anew() -> None:
     assert State.from_dict(None) == State()
-    assert State.from_dict({"log_e": [0.0]}) == State()
+    assert State.from_dict({"log_e": [[0.0]]}) == State()
 
 
 # --- after promotion -------------------------------------------------------------------------------------------------
