@@ -143,7 +143,7 @@ def _hard_failures(control: Units, candidate: Units, state: State, now: float, r
 
 def _hard_signal(state: State, rules: Rules) -> _Check:
     bound = 1 / rules.hard_alpha
-    worst = HARD_SIGNALS[int(np.argmax(state.wealth.log_e))]
+    worst = HARD_SIGNALS[int(np.argmax(state.wealth.by_signal()))]
     reason = f"Hard failures: the average e-value reached {state.peak:.0f} (bound {bound:.0f}), led by {worst}."
     return Signal("hard_failures", state.peak, f">= {bound:.0f}", state.peak >= bound), "rollback", reason
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from jobs.statistics import Wealth
+from jobs.statistics import RATIOS, Wealth
 from jobs.units import HARD_SIGNALS
 
 Action = Literal["hold", "next_stage", "rollback", "pause", "promote", "inconclusive", "end_holdback"]
@@ -105,7 +105,7 @@ class State:
         return {
             "cursor": self.cursor if math.isfinite(self.cursor) else None,
             "peak": self.peak,
-            "log_e": list(w.log_e),
+            "log_e": [list(row) for row in w.log_e],
             "failed_control": list(w.failed_control),
             "failed_candidate": list(w.failed_candidate),
             "n": [w.n_control, w.n_candidate],
@@ -113,12 +113,13 @@ class State:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any] | None) -> State:
-        """Read back; nothing stored (or another list of signals) starts anew, which is valid and only less powerful."""
-        if not data or len(data.get("log_e", ())) != len(HARD_SIGNALS):
+        """Read back; nothing stored (or other signals or bets) starts anew, which is valid and only less powerful."""
+        rows = (data or {}).get("log_e", ())
+        if not data or len(rows) != len(HARD_SIGNALS) or any(len(row) != len(RATIOS) for row in rows):
             return cls()
         cursor = data.get("cursor")
         wealth = Wealth(
-            tuple(map(float, data["log_e"])),
+            tuple(tuple(map(float, row)) for row in data["log_e"]),
             tuple(map(float, data["failed_control"])),
             tuple(map(float, data["failed_candidate"])),
             int(data["n"][0]),
