@@ -67,7 +67,7 @@ _PHONE_WORD = re.compile(
 _KEY_PREFIX = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"(?:sk|pk|rk|ak)[-_](?:[a-z0-9]{2,12}[-_]){0,3}[A-Za-z0-9][\w-]{15,300}"
-    r"|(?:gh[opsur]|gsk|hf|npm|glpat|github_pat|dop_v1|shpat|whsec|xai|pplx|tvly|r8|metaspo|msk|mso)[-_][\w-]{16,300}"
+    r"|(?:gh[opsur]|gsk|hf|npm|glpat|github_pat|dop_v1|shpat|whsec|xai|pplx|tvly|r8|msp)[-_][\w-]{16,300}"
     r"|(?:AKIA|ASIA|AROA|AIDA)[0-9A-Z]{16}"
     r"|AIza[\w-]{35}|ya29\.[\w-]{20,300}|xox[abeoprs]-[\w-]{10,300}"
     r")",

@@ -129,8 +129,8 @@ async def served(app: Any) -> AsyncIterator[str]:
         await task
 
 
-@pytest.fixture
-async def house(registry: Registry, clock: Clock, tmp_path: Path) -> AsyncIterator[House]:
+@asynccontextmanager
+async def opened(registry: Registry, clock: Clock, folder: Path) -> AsyncIterator[House]:
     """The control plane with one domain ``support`` (versions 1 and 2, 1 is stable) and a key of each role."""
     await registry.put_domain(Domain(name="support"), actor="test")
     for text in ("You are a helpful assistant.", "You are a brief assistant."):
@@ -147,7 +147,7 @@ async def house(registry: Registry, clock: Clock, tmp_path: Path) -> AsyncIterat
         registry=connected,
         keys=KeyRing(clock),
         ids=lambda: ids,
-        metrics=GatewayMetrics(tmp_path),
+        metrics=GatewayMetrics(folder),
         readiness=lambda: Readiness(True, 0.25, not house.down),
         clock=clock,
     )
@@ -157,4 +157,11 @@ async def house(registry: Registry, clock: Clock, tmp_path: Path) -> AsyncIterat
             record, house.keys[role] = await registry.create_key(f"the {role}", role)
             house.key_ids[role] = record.id
         await house.refresh()
+        yield house
+
+
+@pytest.fixture
+async def house(registry: Registry, clock: Clock, tmp_path: Path) -> AsyncIterator[House]:
+    """See `opened`."""
+    async with opened(registry, clock, tmp_path) as house:
         yield house

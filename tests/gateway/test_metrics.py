@@ -157,12 +157,21 @@ def test_every_family_is_shown_from_the_start_and_described() -> None:
 
 
 def test_the_names_that_the_interface_promises() -> None:
-    promised = """
-        gen_ai_server_request_duration_seconds gen_ai_server_time_to_first_token_seconds gen_ai_client_token_usage
-        metaspo_requests_total metaspo_overhead_seconds metaspo_prompt_version metaspo_canary_share
-        metaspo_samples_total metaspo_samples_dropped_total metaspo_snapshot_age_seconds metaspo_registry_up
-        metaspo_promotions_total metaspo_rollbacks_total
-    """.split()
+    promised = [
+        "gen_ai_server_request_duration_seconds",
+        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_client_token_usage",
+        "metaspo_requests_total",
+        "metaspo_overhead_seconds",
+        "metaspo_prompt_version",
+        "metaspo_canary_share",
+        "metaspo_samples_total",
+        "metaspo_samples_dropped_total",
+        "metaspo_snapshot_age_seconds",
+        "metaspo_registry_up",
+        "metaspo_promotions_total",
+        "metaspo_rollbacks_total",
+    ]
     assert set(promised) <= {family.name for family in FAMILIES}
 
 
