@@ -18,6 +18,7 @@ from optimizer.draws import stream
 from optimizer.evaluation import Evaluation
 from optimizer.evidence import GateInputs, GatePolicy, Paired, TaskEvidence
 from optimizer.gate import GateResult, decide
+from optimizer.judges.sentinels import planted
 from optimizer.lint import lint
 from optimizer.racing import CHARACTERS_PER_TOKEN
 from optimizer.records import Example, ItemScore, Rollout, Scores, SearchSpec, SearchTask
@@ -88,6 +89,7 @@ async def confirm(
             prompt_tokens=(_tokens(incumbent.system), _tokens(winner.system)),
             cost_per_request=_cost(spec, first, second),
             lint_hits=_lint_hits(spec, incumbent, winner),
+            sentinels=await _sentinels(spec, evaluation, examples),
         )
         gate = decide(inputs, policy_for(spec))
     items = tuple(
@@ -133,6 +135,15 @@ def scores_of(spec: SearchSpec, evaluation: Evaluation, arm: Measured, examples:
         for part in (split(spec.sources), split(spec.unseen))
     ]
     return Scores(holdout=parts[0], unseen=parts[1])
+
+
+async def _sentinels(spec: SearchSpec, evaluation: Evaluation, examples: Chosen) -> tuple[int, int] | None:
+    """Planted answers that the judge model let pass, of those shown; None where no model judges or no budget is
+    left."""
+    judged = [task for task in spec.sources if task.judge.kind == "rubric" and examples[task.name]]
+    found = await together(planted(evaluation, task, examples[task.name]) for task in judged)
+    counted = [pair for pair in found if pair is not None]
+    return (sum(passed for passed, _ in counted), sum(shown for _, shown in counted)) if counted else None
 
 
 async def _evidence(

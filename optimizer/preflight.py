@@ -38,9 +38,10 @@ async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> N
         known = list(islice(answered, SANITY_EXAMPLES))
         form = "<answer>{}</answer>" if task.judge.require_tags else "{}"
         right = [form.format(example.answers[0]) for example in known]
-        wrong = [form.format(_wrong_answer(task, example)) for example in known]
-        for texts, want_right in ((right, True), (wrong, False)):
-            verdicts = await evaluation.judge(task, known, texts)
+        some = known or list(task.reflect[:SANITY_EXAMPLES])  # without references, wrong answers are still known
+        wrong = [form.format(_wrong_answer(task, example)) for example in some]
+        for examples, texts, want_right in ((known, right, True), (some, wrong, False)):
+            verdicts = await evaluation.judge(task, examples, texts)
             scored = [verdict.score for verdict in verdicts if verdict.score is not None]
             if want_right and scored and sum(s >= 0.5 for s in scored) * 2 <= len(scored):
                 raise RunBlocked(

@@ -1,0 +1,203 @@
+"""The search in figures: simulated worlds with known truth, and runs where no prompt matters.
+
+    python benchmarks/optimizer_search.py worlds --worlds 60        # same gain for a quarter of the calls?
+    python benchmarks/optimizer_search.py null --worlds 200         # phantom gain where no prompt matters
+
+Every run is one line in ``--out`` and is not made again; the summary is printed as JSON. Worlds prove code, not
+merit: how good a search looks in them is set by the analyser's quality q, so the sweep over q is printed, and so is the
+world with a task that conflicts with the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from optimizer.records import Budget, LedgerRow, LoopSizes, Models, ModelSpec, SearchResult, SearchSpec
+from optimizer.search import search
+from optimizer.worlds import SEED_PROMPT, World, WorldBackend, WorldSettings, world_tasks
+
+TRAINING_CALLS = 18_200
+QUARTER = TRAINING_CALLS // 4
+HOLDOUT, UNSEEN = 60, 30
+SEED = 20_261_120
+WORLDS: dict[str, WorldSettings] = {
+    "q=0": WorldSettings(tasks=4, q=0.0),
+    "q=0.05": WorldSettings(tasks=4, q=0.05),
+    "q=0.1": WorldSettings(tasks=4, q=0.1),
+    "q=0.3": WorldSettings(tasks=4, q=0.3),
+    "q=0.3, no false findings": WorldSettings(tasks=4, q=0.3, fp=0.0),
+    "q=0.1, one task conflicts": WorldSettings(tasks=4, q=0.1, conflict=True),
+}
+METHODS = ("metaspo", "faithful", "components")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", choices=("worlds", "null"))
+    parser.add_argument("--worlds", type=int, default=60, help="how many worlds of each kind")
+    parser.add_argument("--kinds", nargs="*", default=list(WORLDS), help="which kinds of world")
+    parser.add_argument("--out", type=Path, default=Path("optimizer_search.jsonl"))
+    chosen = parser.parse_args()
+    done = Done(chosen.out)
+    summary = worlds(done, chosen.kinds, chosen.worlds) if chosen.part == "worlds" else null(done, chosen.worlds)
+    print(json.dumps(summary, indent=1))
+    return 0
+
+
+class Done:
+    """Runs made so far, one JSON object a line; a run that is there is not made again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text("utf-8").splitlines():
+                row = json.loads(line)
+                self.rows[row["key"]] = row
+
+    def get(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if key not in self.rows:
+            row = {"key": key, **make()}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self.rows[key] = row
+        return self.rows[key]
+
+
+# --- worlds ----------------------------------------------------------------------------------------------------------
+
+
+def worlds(done: Done, kinds: list[str], count: int) -> dict[str, Any]:
+    """Per kind of world and method: true gains (points) on source and unseen tasks, and calls."""
+    summary: dict[str, Any] = {}
+    for kind in kinds:
+        rows = {
+            method: [
+                done.get(f"world|{kind}|{method}|{seed}", lambda m=method, k=kind, s=seed: in_world(WORLDS[k], s, m))
+                for seed in range(1, count + 1)
+            ]
+            for method in METHODS
+        }
+        summary[kind] = {method: _gains(some) for method, some in rows.items()}
+        pairs = list(zip(rows["metaspo"], rows["faithful"], strict=True))
+        for where in ("source", "unseen"):
+            loss = [100 * (b[where] - a[where]) for a, b in pairs]
+            summary[kind][f"loss_on_{where}_points"] = _mean(loss)
+    return summary
+
+
+def in_world(kind: WorldSettings, seed: int, method: str) -> dict[str, Any]:
+    """One search in one world. The default method may make a quarter of the published training calls."""
+    world = replace(kind, seed=seed)
+    truth = World(world)
+    faithful = method == "faithful"
+    model = ModelSpec(model="world:")
+    confirmation = 2 * HOLDOUT * world.tasks + 2 * UNSEEN * world.unseen
+    with tempfile.TemporaryDirectory() as home:
+        spec = SearchSpec(
+            seed_prompt=SEED_PROMPT,
+            tasks=world_tasks(world, holdout=HOLDOUT),
+            models=Models(base=model, optimizer=None if method == "components" else model),
+            faithful=faithful,
+            budget=Budget() if faithful else Budget(calls=QUARTER + confirmation),
+            seed=SEED + seed,
+            home=Path(home),
+            sizes=LoopSizes(test_size=0) if faithful else LoopSizes(),
+            options={"holdout_per_task": HOLDOUT, "unseen_per_task": UNSEEN, "baseline_per_task": 0},
+        )
+        backend = WorldBackend(truth)
+        result = asyncio.run(
+            search(spec, clock=time.time, backends={"base": backend} if method == "components" else _roles(backend))
+        )
+    base = result.ledger.roles["base"]
+    return {
+        "world": asdict(world),
+        "source": truth.accuracy(result.winner) - truth.accuracy(SEED_PROMPT),
+        "unseen": truth.accuracy(result.winner, unseen=True) - truth.accuracy(SEED_PROMPT, unseen=True),
+        "training_requested": base.requested - (0 if faithful else _confirmed(result)),
+        "training_paid": base.paid - (0 if faithful else _confirmed(result)),
+        "optimizer_calls": result.ledger.roles.get("optimizer", LedgerRow()).paid,
+        "gate": result.gate.outcome if result.gate else "none",
+        "effect": result.gate.effect if result.gate else 0.0,
+        "train_effect": _train_effect(result) if faithful else 0.0,
+        "reason": result.reason,
+    }
+
+
+def _roles(backend: WorldBackend) -> dict[Any, WorldBackend]:
+    return {"base": backend, "optimizer": backend}
+
+
+def _confirmed(result: SearchResult) -> int:
+    arms = (result.incumbent_scores, result.winner_scores)
+    means = [split.mean for arm in arms for split in (arm.holdout, arm.unseen)]
+    rows = sum(mean.n for mean in means if mean)
+    return rows if result.winner != result.incumbent else rows // 2
+
+
+def _train_effect(result: SearchResult) -> float:
+    first, last = result.generations[0].score, result.generations[-1].score
+    return (last or 0.0) - (first or 0.0)
+
+
+def _gains(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "worlds": len(rows),
+        "gain_source_points": _mean([100 * row["source"] for row in rows]),
+        "gain_unseen_points": _mean([100 * row["unseen"] for row in rows]),
+        "training_calls": round(statistics.mean(row["training_paid"] for row in rows)),
+        "most_training_calls": max(row["training_paid"] for row in rows),
+        "optimizer_calls": round(statistics.mean(row["optimizer_calls"] for row in rows)),
+        "passed_the_gate": sum(row["gate"] == "PASS" for row in rows),
+        "no_headroom": sum("No headroom" in row["reason"] for row in rows),
+    }
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    """Mean with its 95 % interval over worlds."""
+    mean = statistics.mean(values)
+    half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("inf")
+    return {"mean": round(mean, 2), "low": round(mean - half, 2), "high": round(mean + half, 2)}
+
+
+# --- no prompt matters -----------------------------------------------------------------------------------------------
+
+
+def null(done: Done, count: int) -> dict[str, Any]:
+    """What is reported where all prompts are equally good: by the published loop on its train set, by ours on the
+    holdout."""
+    kind = WorldSettings(tasks=4, unseen=2, null=True)
+    rows = {
+        method: [
+            done.get(f"null|{method}|{seed}", lambda m=method, s=seed: in_world(kind, s, m))
+            for seed in range(1, count + 1)
+        ]
+        for method in ("metaspo", "faithful")
+    }
+    ours, theirs = rows["metaspo"], rows["faithful"]
+    return {
+        "worlds": count,
+        "metaspo_reported_gain_points": _mean([100 * row["effect"] for row in ours]),
+        "metaspo_accepted": sum(row["gate"] == "PASS" for row in ours),
+        "metaspo_stopped_for_no_headroom": sum("No headroom" in row["reason"] for row in ours),
+        "metaspo_training_calls": round(statistics.mean(row["training_paid"] for row in ours)),
+        "faithful_reported_gain_points": _mean([100 * row["train_effect"] for row in theirs]),
+        "faithful_improved": sum(row["train_effect"] > 0 for row in theirs),
+        "faithful_training_calls": round(statistics.mean(row["training_paid"] for row in theirs)),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
