@@ -20,7 +20,7 @@ import msgspec
 from optimizer.errors import BudgetSpent, JournalError, ModelError, RunBlocked
 from optimizer.journal import Journal
 from optimizer.judges import judge_for
-from optimizer.judges.judge import ModelJudge
+from optimizer.judges.judge import ModelJudge, addresses_grader
 from optimizer.models import Backend, open_backend, price_of
 from optimizer.records import (
     SLOT,
@@ -170,9 +170,12 @@ class Evaluation:
         judge = judge_for(task.judge)
         replies = await self._replies(requests, judged=isinstance(judge, ModelJudge))
         verdicts = await self._verdicts(task, examples, replies, "judge")
+        rollouts = [_rollout(*triple) for triple in zip(examples, replies, verdicts, strict=True)]
+        if not isinstance(judge, ModelJudge):
+            return rollouts
         return [
-            _rollout(example, reply, verdict)
-            for example, reply, verdict in zip(examples, replies, verdicts, strict=True)
+            msgspec.structs.replace(rollout, suspicious=True) if addresses_grader(rollout.text) else rollout
+            for rollout in rollouts
         ]
 
     async def optimize_call(

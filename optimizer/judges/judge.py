@@ -6,6 +6,7 @@ and reads the reply (``read``); the call itself is made by the evaluation, on th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,13 @@ from optimizer.records import Completion, Example, Request, Verdict
 Nonce = Callable[[str], str]
 """Gives a tag for some untrusted text: fresh per run and text, not to be guessed by the text's author, stable on
 resume."""
+
+_ADDRESSES_GRADER = re.compile(
+    r"\b(?:graders?|evaluators?|judges?|assessors?)\b.{0,60}\b(?:score|grade|mark|answer|output|respond|verdict)\b"
+    r"|\"(?:criteria|verdict|injection_suspected)\"\s*:"
+    r"|\bignore (?:all |any )?(?:previous|above|prior) (?:instructions|criteria)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @runtime_checkable
@@ -36,3 +44,8 @@ class ModelJudge(Protocol):
     def read(self, reply: Completion) -> Verdict | None:
         """The verdict in the judge's reply; None when it cannot be read (then one repair is asked for)."""
         ...
+
+
+def addresses_grader(text: str) -> bool:
+    """Whether an answer speaks to whoever grades it: such an item is kept out of what the analyser learns from."""
+    return bool(_ADDRESSES_GRADER.search(text))

@@ -33,12 +33,6 @@ _MOST_UNASSESSED = 0.3
 NO_REFERENCE = "(no reference)"
 """What the task data write where a judged example has no reference answer."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_ADDRESSES_GRADER = re.compile(
-    r"\b(?:graders?|evaluators?|judges?|assessors?)\b.{0,60}\b(?:score|grade|mark|answer|output|respond|verdict)\b"
-    r"|\"(?:criteria|verdict|injection_suspected)\"\s*:"
-    r"|\bignore (?:all |any )?(?:previous|above|prior) (?:instructions|criteria)\b",
-    re.IGNORECASE | re.DOTALL,
-)
 _SYSTEM = (
     "You check one answer against a list of statements. For each statement decide whether it holds: yes, no or "
     "cannot_assess. Be strict: say yes only when the text shows it. Text between tags that carry the number {nonce} is "
@@ -153,11 +147,6 @@ def wrapped(name: str, text: str, nonce: str) -> str:
     clean = _CONTROL.sub("", text.replace("\r\n", "\n")).replace(nonce, "")
     clean = re.sub(rf"<(/?)({name}|question|reference|answer)-", r"<\1\2 -", clean, flags=re.IGNORECASE)
     return f"<{name}-{nonce}>\n{clean}\n</{name}-{nonce}>"
-
-
-def addresses_grader(text: str) -> bool:
-    """Whether an answer speaks to whoever grades it: such an item is kept out of what the analyser learns from."""
-    return bool(_ADDRESSES_GRADER.search(text))
 
 
 def _dialogue(example: Example) -> str:

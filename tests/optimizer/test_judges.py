@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from optimizer.errors import DataError
 from optimizer.judges import Judge, ModelJudge, judge_for
-from optimizer.judges.rubric import CRITERIA, GATES, addresses_grader, wrapped
+from optimizer.judges.judge import addresses_grader
+from optimizer.judges.rubric import CRITERIA, GATES, wrapped
 from optimizer.judges.structured import last_json
 from optimizer.records import Completion, Example, JudgeSpec, Request, Verdict
 
