@@ -1,6 +1,7 @@
 """The application of one worker: hot routes ahead of FastAPI, small answers here, the control plane behind.
 
-FastAPI is imported beside the first requests, in a thread: it is not needed to be ready, and it is most of the start-up.
+FastAPI is imported beside the first requests, in a thread: it is not needed to be ready, and it is most of the
+start-up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gateway.errors import error_body
 from gateway.exchange import Dialect, Refusal
 from gateway.models import Models
 from gateway.worker import Worker
+from registry import Settings
 
 log = logging.getLogger("gateway")
 
@@ -128,6 +130,11 @@ class App:
         return self._api
 
 
+def create_app(settings: Settings, *, redis_url: str | None = None) -> App:
+    """The application of one worker, for any ASGI server with a lifespan. ``metaspo gateway serve`` is faster."""
+    return App(Worker(settings, redis_url=redis_url))
+
+
 def _import_api() -> Callable[[Worker], Asgi]:
     from gateway.control_plane import control_plane
 
@@ -135,7 +142,8 @@ def _import_api() -> Callable[[Worker], Asgi]:
 
 
 def settle_memory() -> None:
-    """Nothing that lives now will die: take it out of the collector's sight (full collections are the p99 of a busy worker)."""
+    """Nothing that lives now will die: take it out of the collector's sight (full collections are the p99 of a busy
+    worker)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)

@@ -1,9 +1,10 @@
 """Which version a request gets: domain, task, unit, arm.
 
-A :class:`Serving` is compiled from each snapshot, once, off the request path; a request holds on to the one it began with.
-The arm is a pure function of (experiment, key, unit), so that every worker of every replica agrees and a unit keeps its arm
-for the experiment's life: with ``u`` uniform in [0, 1), the candidate serves [0, s), the analysed control is [1 - s, 1)
-(an equal share at every instant), and the rest is plain stable traffic. Arms are nested when ``s`` grows: nobody flips back.
+A :class:`Serving` is compiled from each snapshot, once, off the request path; a request holds on to the one it began
+with. The arm is a pure function of (experiment, key, unit), so that every worker of every replica agrees and a unit
+keeps its arm for the experiment's life: with ``u`` uniform in [0, 1), the candidate serves [0, s), the analysed
+control is [1 - s, 1) (an equal share at every instant), and the rest is plain stable traffic. Arms are nested when
+``s`` grows: nobody flips back.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class Serving:
         ]
 
     def resolve(self, exchange: Exchange, headers: dict[bytes, bytes], speech: Speech, body: Body) -> Plan | None:
-        """The request's domain and task: header, then key, then match rules, then ``global``; None when there is none."""
+        """The request's domain and task: header, then key, then match rules, then ``global``; None when there is
+        none."""
         plan = None
         task = headers.get(b"x-metaspo-task", b"").decode("latin-1")
         if (named := headers.get(b"x-metaspo-domain")) is not None:

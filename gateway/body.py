@@ -1,9 +1,10 @@
 """The body of a request: checked strictly, read lazily, changed by splicing.
 
 :func:`parse` accepts exactly one JSON object and finds the span of each top-level value; nothing is decoded that nobody
-asks for. msgspec's lazy parser checks the whole grammar (escapes, lone surrogates, numbers, NaN, control characters), but not
-three things that a gateway must not pass on: invalid UTF-8 inside strings, a repeated top-level key (two parsers may
-choose differently: what is checked must be what is forwarded), and nesting deeper than a bound. Those are checked here.
+asks for. msgspec's lazy parser checks the whole grammar (escapes, lone surrogates, numbers, NaN, control
+characters), but not three things that a gateway must not pass on: invalid UTF-8 inside strings, a repeated top-level
+key (two parsers may choose differently: what is checked must be what is forwarded), and nesting deeper than a bound.
+Those are checked here.
 
 :func:`decompress` opens a compressed body without ever holding more than the allowed size.
 """
@@ -199,7 +200,8 @@ def _depth(raw: bytes) -> int:
 def decompress(data: bytes, encoding: bytes, limit: int) -> bytes:
     """Undo ``content-encoding`` (gzip, deflate, br, zstd; several are undone from the last to the first).
 
-    Raises RequestRefused: 415 for an unknown encoding, 413 when the result passes ``limit`` bytes, 400 when it is broken.
+    Raises RequestRefused: 415 for an unknown encoding, 413 when the result passes ``limit`` bytes, 400 when it is
+    broken.
     """
     for name in reversed([part.strip().lower() for part in encoding.split(b",")]):
         if name in (b"", b"identity"):
@@ -218,7 +220,7 @@ def _opened(data: bytes, name: bytes, limit: int) -> Iterator[bytes]:
         raise RequestRefused(
             Refusal(
                 415,
-                f"The content-encoding '{name.decode('latin-1')[:40]}' is not supported: use gzip, deflate, br or zstd.",
+                f"The content-encoding '{name.decode('latin-1')[:40]}' is not known: use gzip, deflate, br or zstd.",
             )
         )
     size = 0
@@ -240,7 +242,8 @@ def too_large(limit: int) -> RequestRefused:
 
 
 class Decoder:
-    """Undoes one content encoding piece by piece, at most 64 KiB of output at a time. Raises ValueError or zlib.error."""
+    """Undoes one content encoding piece by piece, at most 64 KiB of output at a time. Raises ValueError or
+    zlib.error."""
 
     PIECE = 65_536
 
@@ -276,7 +279,7 @@ class _Zlib(Decoder):
 
 class _Brotli(Decoder):
     def __init__(self) -> None:
-        import brotli
+        import brotli  # type: ignore[import-untyped]
 
         self._decoder: Any = brotli.Decompressor()
         self._error: type[Exception] = brotli.error

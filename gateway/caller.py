@@ -1,7 +1,7 @@
 """The caller's side of one exchange: what was asked, and where the reply goes.
 
-Two implementations carry the same pipeline: :class:`AsgiCaller` under any ASGI server, and ``gateway.protocol``'s own under
-ours, without ASGI's messages in between.
+Two implementations carry the same pipeline: :class:`AsgiCaller` under any ASGI server, and ``gateway.protocol``'s
+own under ours, without ASGI's messages in between.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ReplyHeaders = list[tuple[bytes, bytes]]
 
 
 class Caller(Protocol):
-    """What the pipeline needs of a connection. Names of header fields are in lower case; of repeated ones the last counts."""
+    """What the pipeline needs of a connection. Names of header fields are in lower case; of repeated ones the last
+    counts."""
 
     path: str
     query: bytes

@@ -13,7 +13,8 @@ from registry import Finding, Settings
 
 
 async def check(settings: Settings) -> list[Finding]:
-    """Findings about address, keys and upstreams. Sends no prompt: upstreams are only asked for their list of models."""
+    """Findings about address, keys and upstreams. Sends no prompt: upstreams are only asked for their list of
+    models."""
     findings = [_address(settings), _keys(settings)]
     house = house_of(settings)
     if not house.upstreams:

@@ -46,7 +46,8 @@ class BadRequest(RequestRefused):
 class UpstreamFailed(GatewayError):
     """No (whole) answer from an upstream.
 
-    ``status`` is what the caller sees when nothing was sent yet; ``started`` tells whether any byte of a reply had come.
+    ``status`` is what the caller sees when nothing was sent yet; ``started`` tells whether any byte of a reply had
+    come.
     """
 
     status = 502

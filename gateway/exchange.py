@@ -1,8 +1,8 @@
 """The exchange: one request and its reply as they pass, and what the pipeline asks of its neighbours.
 
-The pipeline fills an :class:`Exchange` step by step and hands it on; no step calls back. The protocols below are the only
-things the pipeline knows about authentication, limits, metrics, sampling and translation. Each has a plain stand-in here,
-so that the hot path runs (and is tested) without any of them.
+The pipeline fills an :class:`Exchange` step by step and hands it on; no step calls back. The protocols below are the
+only things the pipeline knows about authentication, limits, metrics, sampling and translation. Each has a plain
+stand-in here, so that the hot path runs (and is tested) without any of them.
 """
 
 from __future__ import annotations

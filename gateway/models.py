@@ -15,9 +15,8 @@ from gateway.auth import bearer
 from gateway.caller import Receive, Scope, Send
 from gateway.errors import UpstreamFailed, error_body, upstream_refusal
 from gateway.exchange import Dialect, Refusal
-from gateway.pipeline import BAD_KEY, NO_KEY
+from gateway.refusals import BAD_KEY, NO_KEY, unknown_model
 from gateway.relay import kept
-from gateway.routing import unknown_model
 from gateway.settings import House, Upstream
 from gateway.wire import read_whole
 

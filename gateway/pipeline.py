@@ -4,8 +4,8 @@
          -> compose the system prompt -> ask an upstream (again elsewhere at most once, before the first byte)
          -> relay -> *the caller has the answer* -> settle, count, offer for learning
 
-The request path reads memory only: the snapshot that was compiled when it arrived, the keys in it, and counters. A failure of
-anything else (registry, recorder, metrics) never changes or delays a reply.
+The request path reads memory only: the snapshot that was compiled when it arrived, the keys in it, and counters. A
+failure of anything else (registry, recorder, metrics) never changes or delays a reply.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from gateway import assignment, routing
-from gateway.assignment import NOTHING, Choice, Plan, Serving
-from gateway.body import Body, decompress, parse, splice
+from gateway import assignment
+from gateway.assignment import Plan, Serving
+from gateway.body import Body, decompress, parse
 from gateway.caller import Caller, ReplyHeaders
 from gateway.dialects import Speech
 from gateway.errors import (
@@ -45,45 +45,20 @@ from gateway.exchange import (
     Refusal,
     TranslateLane,
 )
+from gateway.lanes import Asked, Lanes, retry_after
+from gateway.refusals import BAD_KEY, ENDING, INTERNAL, NO_KEY, NOT_JSON, OVERLOADED
 from gateway.relay import is_event_stream, relay_stream, relay_whole, say_failure, stream_headers
+from gateway.routing import Router, Verdict
 from gateway.settings import House
-from gateway.wire import Reply, TranslatedReply, WireLane
+from gateway.wire import Reply, WireLane
+from registry import KeyRecord
 
 log = logging.getLogger("gateway")
 
-RETRIED = frozenset((429, 500, 502, 503, 504, 529))
-"""Answers for which another target is asked, where there is one. With a single target the caller decides."""
 FAILURES = frozenset((500, 502, 503, 504, 529))
 """Answers that count against a target's health."""
 JSON = (b"content-type", b"application/json")
-OVERLOADED = Refusal(
-    429, "This gateway is at its limit: try again in a moment.", "rate_limit_error", code="overloaded", retry_after=1.0
-)
-NO_KEY = Refusal(
-    401,
-    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY) or in x-api-key.",
-    "invalid_request_error",
-    code="invalid_api_key",
-    headers=((b"www-authenticate", b"Bearer"),),
-)
-BAD_KEY = Refusal(
-    401,
-    "Incorrect API key provided. Ask the operator of this gateway for a caller key.",
-    "invalid_request_error",
-    code="invalid_api_key",
-    headers=((b"www-authenticate", b"Bearer"),),
-)
-NOT_JSON = Refusal(415, "The body of the request must be JSON: send it with `content-type: application/json`.")
-NO_TRANSLATION = Refusal(
-    501, "This model's upstream speaks another dialect, and no translate lane is set up.", "server_error"
-)
-ENDING = Refusal(
-    503, "This gateway is shutting down: try again.", "server_error", code="shutting_down", retry_after=1.0
-)
-INTERNAL = Refusal(
-    500, "The gateway failed to carry this request. It has been logged.", "server_error", code="internal_error"
-)
+SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class Neighbours:
@@ -127,34 +102,32 @@ class Pipeline:
         self.clock = clock
         self.monotonic = monotonic
         self.random = random
-        self.router = routing.Router(house, monotonic, random)
+        self.router = Router(house, monotonic, random)
+        self.lanes = Lanes(wire, neighbours.translate, monotonic)
         self.in_flight = 0
         self._ids = map((f"{random.getrandbits(48):012x}" + "{:x}").format, itertools.count(1))
 
     def reload(self, house: House) -> None:
         """New settings, for requests that begin from now on."""
         self.house = house
-        self.router = routing.Router(house, self.monotonic, self.random, known=self.router)
+        self.router = Router(house, self.monotonic, self.random, known=self.router)
         self.wire.forget_lines()
 
     async def carry(self, caller: Caller, speech: Speech) -> None:
         """Carry one request from its head to the end of its reply. Never raises but for cancellation."""
-        neighbours = self.neighbours
         exchange = Exchange(next(self._ids), speech.name, self.clock(), self.monotonic())
         admitted = False
         self.in_flight += 1
         try:
-            if self.in_flight > self.house.max_in_flight:
-                raise RequestRefused(OVERLOADED)
+            self._shed()
             exchange.key = self._authenticate(caller)
             body = parse(await self._read(caller), self.house.max_depth)
             speech.read(body)
             plan = self._describe(exchange, caller, speech, body)
-            if (refusal := neighbours.limits.admit(exchange.key, exchange.estimate)) is not None:
-                raise RequestRefused(refusal)
+            self._admit(exchange)
             admitted = True
-            choice = self._assign(exchange, caller, plan)
-            await self._answer(exchange, caller, speech, body, choice, plan)
+            asked = self._compose(exchange, caller, speech, body, plan)
+            await self._answer(asked)
         except RequestRefused as error:
             exchange.ending = "refused"
             await self._refuse(exchange, caller, error.refusal)
@@ -182,9 +155,14 @@ class Pipeline:
             exchange.ended_at = self.monotonic()
             self._hand_on(exchange, admitted=admitted)
 
-    # --- the steps, in order -----------------------------------------------------------------------------------------
+    # --- the steps, in order ------------------------------------------------------------------------------------------
 
-    def _authenticate(self, caller: Caller):  # type: ignore[no-untyped-def]
+    def _shed(self) -> None:
+        """Above the limit of this worker a request is refused at once: nothing is queued."""
+        if self.in_flight > self.house.max_in_flight:
+            raise RequestRefused(OVERLOADED)
+
+    def _authenticate(self, caller: Caller) -> KeyRecord:
         headers = caller.headers
         token = headers.get(b"authorization", b"")
         token = token[7:].strip() if token[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
@@ -219,127 +197,68 @@ class Pipeline:
             assignment.find_unit(exchange, headers, speech, body)
         return plan
 
-    def _assign(self, exchange: Exchange, caller: Caller, plan: Plan | None) -> Choice:
-        if plan is None or caller.headers.get(b"x-metaspo-inject") == b"off":
-            return NOTHING
-        key = exchange.key
-        return plan.choose(key.id if key is not None else "", exchange.unit)
+    def _admit(self, exchange: Exchange) -> None:
+        assert exchange.key is not None
+        refusal = self.neighbours.limits.admit(exchange.key, exchange.estimate)
+        if refusal is not None:
+            raise RequestRefused(refusal)
 
-    async def _answer(
-        self, exchange: Exchange, caller: Caller, speech: Speech, body: Body, choice: Choice, plan: Plan | None
-    ) -> None:
-        edits = None
-        if choice.prompt is not None and speech.injects and plan is not None:
-            edits = speech.inject(body, choice.prompt, only_fill=plan.fill)
-            if edits is not None:
-                exchange.arm = choice.arm
-                exchange.version = choice.prompt.number
+    def _compose(self, exchange: Exchange, caller: Caller, speech: Speech, body: Body, plan: Plan | None) -> Asked:
+        """Choose the arm and write the edits that make its prompt the leading one."""
+        asked = Asked(exchange, caller, speech, body)
+        if plan is not None and speech.injects and caller.headers.get(b"x-metaspo-inject") != b"off":
+            assert exchange.key is not None
+            arm, prompt = plan.choose(exchange.key.id, exchange.unit)
+            edits = None if prompt is None else speech.inject(body, prompt, only_fill=plan.fill)
+            if prompt is not None and edits is not None:
+                asked.edits = edits
+                exchange.arm = arm
+                exchange.version = prompt.number
                 exchange.served_domain = plan.served_domain
         exchange.token = self.neighbours.ids.issue(exchange)
-        ours = self._our_headers(exchange)
-        on_quiet = None
+        asked.ours = _our_headers(exchange)
         if exchange.stream:
-            quiet_headers = stream_headers([(b"content-type", b"text/event-stream; charset=utf-8")], ours)
+            self._prepare_stream(asked)
+        return asked
 
-            def on_quiet() -> None:
-                exchange.status = 200
-                caller.remark(quiet_headers)
+    def _prepare_stream(self, asked: Asked) -> None:
+        exchange, caller = asked.exchange, asked.caller
+        waiting = stream_headers([SSE], asked.ours)
 
-        hide_usage = False
-        if exchange.stream and self._wants_usage(exchange):
-            wish = speech.asks_usage(body)
-            if wish is not None:
-                edits = [*(edits or ()), wish]
-                hide_usage = True
-        raw = splice(body.raw, edits) if edits else body.raw
-        reply, pick = await self._ask(exchange, caller, speech, raw, body, edits or [], on_quiet)
-        verdict = "unknown"
+        def on_quiet() -> None:
+            exchange.status = 200
+            caller.remark(waiting)
+
+        asked.on_quiet = on_quiet
+        if _counts_tokens(exchange.key) and (wish := asked.speech.asks_usage(asked.body)) is not None:
+            asked.edits = [*asked.edits, wish]
+            asked.hide_usage = True
+
+    async def _answer(self, asked: Asked) -> None:
+        """Ask, and pass on what comes back."""
+        exchange, caller = asked.exchange, asked.caller
+        reply, pick = await self.lanes.ask(asked, self.router, self.house.keepalive)
+        verdict: Verdict = "unknown"
         try:
-            if caller.started and reply.status != 200:
-                raise UpstreamFailed(f"The upstream answered with status {reply.status}.", started=True)
+            _keep_promise(caller, reply)
             exchange.answered_by = "upstream"
             if exchange.stream and reply.status == 200 and is_event_stream(reply.headers):
-                await relay_stream(
-                    exchange, caller, reply, ours, self.monotonic, self.house.max_copy, hide_usage=hide_usage
-                )
+                await relay_stream(asked, reply, self.monotonic, self.house.max_copy)
             else:
-                await relay_whole(exchange, caller, reply, ours, self.monotonic, self.house.max_copy)
-            verdict = "failed" if reply.status in FAILURES or exchange.ending in ("cut", "timeout") else "good"
-            if reply.status == 429:
-                verdict = "busy"
+                await relay_whole(asked, reply, self.monotonic, self.house.max_copy)
+            verdict = _verdict(reply, exchange)
         except UpstreamFailed:
             verdict = "failed"
             raise
         finally:
             reply.release()
-            pick.done(verdict, first_byte_at=exchange.first_byte_at, retry_after=_retry_after(reply))
+            pick.done(
+                verdict,
+                first_byte_at=exchange.first_byte_at,
+                retry_after=retry_after(reply) if verdict == "busy" else 0.0,
+            )
 
-    async def _ask(
-        self,
-        exchange: Exchange,
-        caller: Caller,
-        speech: Speech,
-        raw: bytes,
-        body: Body,
-        edits: list[tuple[int, int, bytes]],
-        on_quiet: Callable[[], None] | None,
-    ) -> tuple[Reply, routing.Pick]:
-        """Ask one target; on failure before the first byte, one more, where there is another."""
-        candidates = self.router.candidates(exchange.model, speech.wire)
-        pick = next(candidates)
-        while True:
-            exchange.target = target = pick.target
-            sent = raw
-            if target.model != exchange.model:
-                sent = splice(body.raw, [*edits, (*body.span("model"), _json_string(target.model))])
-            exchange.sent_at = exchange.sent_at or self.monotonic()
-            reply: Reply | None = None
-            failure: UpstreamFailed | None = None
-            try:
-                if target.wire == speech.wire:
-                    reply = await self.wire.send(
-                        pick.upstream, speech, sent, caller.headers, caller.query, on_quiet, self.house.keepalive
-                    )
-                elif self.neighbours.translate is not None:
-                    reply = TranslatedReply(*await self.neighbours.translate.send(exchange, sent, target))
-                else:
-                    raise RequestRefused(NO_TRANSLATION)
-            except UpstreamFailed as error:
-                failure = error
-            except BaseException:
-                pick.done("unknown")
-                raise
-            if reply is not None and reply.status not in RETRIED:
-                return reply, pick
-            another = next(candidates, None) if not caller.started else None
-            candidates.close()
-            candidates = iter(())  # type: ignore[assignment] - at most once
-            if another is None:
-                if reply is not None:
-                    return reply, pick
-                pick.done("failed")
-                assert failure is not None
-                raise failure
-            if reply is not None:
-                reply.release()
-                pick.done("busy" if reply.status == 429 else "failed", retry_after=_retry_after(reply))
-            else:
-                pick.done("failed")
-            pick = another
-
-    def _wants_usage(self, exchange: Exchange) -> bool:
-        key = exchange.key
-        return key is not None and (key.tokens_per_minute is not None or key.usd_per_day is not None)
-
-    def _our_headers(self, exchange: Exchange) -> ReplyHeaders:
-        headers = [(b"x-metaspo-exchange", exchange.token)]
-        if exchange.domain:
-            served = exchange.served_domain or exchange.domain
-            headers.append((b"x-metaspo-domain", served.encode("latin-1", "replace")))
-        if exchange.version is not None:
-            headers.append((b"x-metaspo-version", b"%d" % exchange.version))
-        headers.append((b"x-metaspo-arm", exchange.arm.encode()))
-        return headers
+    # --- other endings ------------------------------------------------------------------------------------------------
 
     async def _refuse(self, exchange: Exchange, caller: Caller, refusal: Refusal) -> None:
         exchange.status = refusal.status
@@ -347,10 +266,14 @@ class Pipeline:
         if refusal.retry_after is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after))))
         headers.append((b"x-metaspo-exchange", exchange.token or exchange.id.encode()))
-        await caller.whole(refusal.status, headers, error_body(exchange.dialect, refusal))
+        try:
+            await caller.whole(refusal.status, headers, error_body(exchange.dialect, refusal))
+        except CallerGone:
+            exchange.ending = "caller_gone"
 
     async def _end_early(self, exchange: Exchange, caller: Caller) -> None:
-        """The exchange was cancelled: the caller hung up, or this process must end and the deadline for that has passed."""
+        """The exchange was cancelled: the caller hung up, or this process must end and the deadline for that is
+        past."""
         if caller.gone:
             exchange.ending = "caller_gone"
             exchange.status = exchange.status or 499
@@ -375,17 +298,29 @@ class Pipeline:
             log.exception("exchange %s was answered but not counted", exchange.id)
 
 
-def _json_string(text: str) -> bytes:
-    import msgspec
+def _our_headers(exchange: Exchange) -> ReplyHeaders:
+    """Which domain, version and arm served it, and the id by which feedback finds it."""
+    headers = [(b"x-metaspo-exchange", exchange.token)]
+    domain = exchange.served_domain or exchange.domain
+    if domain:
+        headers.append((b"x-metaspo-domain", domain.encode("latin-1", "replace")))
+    if exchange.version is not None:
+        headers.append((b"x-metaspo-version", b"%d" % exchange.version))
+    headers.append((b"x-metaspo-arm", exchange.arm.encode()))
+    return headers
 
-    return msgspec.json.encode(text)
+
+def _keep_promise(caller: Caller, reply: Reply) -> None:
+    """A comment has already told the caller 200: another status can only be an error event now."""
+    if caller.started and reply.status != 200:
+        raise UpstreamFailed(f"The upstream answered with status {reply.status}.", started=True)
 
 
-def _retry_after(reply: Reply) -> float:
-    for name, value in reply.headers:
-        if name == b"retry-after":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 0.0
+def _counts_tokens(key: KeyRecord | None) -> bool:
+    return key is not None and (key.tokens_per_minute is not None or key.usd_per_day is not None)
+
+
+def _verdict(reply: Reply, exchange: Exchange) -> Verdict:
+    if reply.status == 429:
+        return "busy"
+    return "failed" if reply.status in FAILURES or exchange.ending in ("cut", "timeout") else "good"

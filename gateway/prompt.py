@@ -1,7 +1,7 @@
 """The system prompt as it is spliced into a request: escaped once when a snapshot arrives, then only joined.
 
-Nothing dynamic ever stands in it: for one version the injected bytes are always the same, so that providers' prompt caches
-stay warm. The locked block stands first in every mode.
+Nothing dynamic ever stands in it: for one version the injected bytes are always the same, so that providers' prompt
+caches stay warm. The locked block stands first in every mode.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Prompt:
     def around_parts(self, parts: bytes, kind: bytes = b"text") -> bytes:
         """The merged content as a JSON array: ours as text parts of their own, the client's bytes untouched.
 
-        ``parts`` is the client's array with its brackets; ``kind`` the ``type`` of a text part (``input_text`` in responses).
+        ``parts`` is the client's array with its brackets; ``kind`` the ``type`` of a text part (``input_text`` in
+        responses).
         """
         if self._replace:
             return b"[" + part(self.alone, kind) + b"]"

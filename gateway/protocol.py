@@ -1,9 +1,9 @@
 """Our server protocol: uvicorn's, with a short way for the hot routes.
 
 uvicorn owns the sockets, the life cycle and every other route. For a hot route this protocol makes no ASGI scope and no
-messages: the pipeline's task reads the body from and writes the reply to the connection through a :class:`Call`. On top of
-uvicorn's protocol it bounds the head, times out slow senders, answers what is not HTTP in the dialect's error shape, and
-cancels an exchange the moment its caller hangs up.
+messages: the pipeline's task reads the body from and writes the reply to the connection through a :class:`Call`. On
+top of uvicorn's protocol it bounds the head, times out slow senders, answers what is not HTTP in the dialect's error
+shape, and cancels an exchange the moment its caller hangs up.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Call:
         "_waiter",
         "disconnected",
         "fed_at",
+        "gone",
         "headers",
         "keep_alive",
         "more_body",
@@ -84,7 +85,7 @@ class Call:
         self._chunked = http11
         self._expect_continue = protocol.expect_100_continue
         self.speech = speech
-        self.path = path
+        self.path = path.decode("latin-1")
         self.query = query
         self.headers = headers
         self.keep_alive = keep_alive
@@ -92,13 +93,8 @@ class Call:
         self.fed_at = 0.0
         self.started = False
         self.response_complete = False
-        self.disconnected = False
+        self.disconnected = self.gone = False
         self.task: asyncio.Task[None] | None = None
-
-    @property
-    def gone(self) -> bool:
-        """Whether the caller has hung up."""
-        return self.disconnected
 
     # --- the request -------------------------------------------------------------------------------------------------
 
@@ -152,7 +148,7 @@ class Call:
 
     def lost(self) -> None:
         """The caller hung up: whatever is under way for it ends now."""
-        self.disconnected = True
+        self.disconnected = self.gone = True
         if self.task is not None and not self.response_complete:
             self.task.cancel()
 
@@ -240,7 +236,7 @@ class GatewayProtocol(HttpToolsProtocol):
     worker: ClassVar[Worker]
     _date: ClassVar[tuple[Any, bytes]] = (None, b"")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self.head_at = self.loop.time()
         """When the head now expected began to be waited for; 0 while a request is served."""
@@ -257,9 +253,9 @@ class GatewayProtocol(HttpToolsProtocol):
         if type(call) is Call:
             self.connections.discard(self)
             self.flow.resume_writing()
-            call.disconnected = True
+            call.disconnected = call.gone = True
             self.pipeline.clear()
-            self.parser = None  # type: ignore[assignment]
+            self.parser = None
         else:
             super().connection_lost(exc)
 

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from gateway.caller import Caller, ReplyHeaders
 from gateway.errors import UpstreamBroken, UpstreamFailed, UpstreamTimeout, error_event, upstream_refusal
 from gateway.exchange import Dialect, Exchange, Headers
+from gateway.lanes import Asked
 from gateway.usage import UsageChunk, usage_of_reply, usage_of_stream
 from gateway.wire import Reply
 
 WHOLE = 4 * 2**20
-"""Bytes of a reply that are held, so that a failure can still become a real error status; a longer one is passed in pieces."""
+"""Bytes of a reply that are held, so that a failure can still become a real error status; a longer one is passed in
+pieces."""
 TAIL = 4096
 """Last bytes of a stream that are kept: how it ended, and its usage."""
 LONGEST_EVENT = 256 * 1024
@@ -24,9 +26,10 @@ LONGEST_EVENT = 256 * 1024
 
 _DROPPED = frozenset(
     (
-        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
-        b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"alt-svc", b"strict-transport-security",
-        b"x-accel-buffering", b"x-metaspo-exchange", b"x-metaspo-domain", b"x-metaspo-version", b"x-metaspo-arm",
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer",
+        b"transfer-encoding", b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"alt-svc",
+        b"strict-transport-security", b"x-accel-buffering", b"x-metaspo-exchange", b"x-metaspo-domain",
+        b"x-metaspo-version", b"x-metaspo-arm",
     )
 )  # fmt: skip
 """Header fields of the upstream that are about its own connection, or ours to set."""
@@ -50,10 +53,9 @@ def is_event_stream(headers: Headers) -> bool:
     return any(name == b"content-type" and value[:17].lower() == b"text/event-stream" for name, value in headers)
 
 
-async def relay_whole(
-    exchange: Exchange, caller: Caller, reply: Reply, ours: ReplyHeaders, clock: Callable[[], float], max_copy: int
-) -> None:
+async def relay_whole(asked: Asked, reply: Reply, clock: Callable[[], float], max_copy: int) -> None:
     """Pass on a reply that is no stream. Raises UpstreamFailed while nothing was sent yet."""
+    exchange, caller, ours = asked.exchange, asked.caller, asked.ours
     pieces: list[bytes] = []
     size = 0
     while piece := await reply.next():
@@ -95,31 +97,18 @@ def _length(headers: Headers) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-async def relay_stream(
-    exchange: Exchange,
-    caller: Caller,
-    reply: Reply,
-    ours: ReplyHeaders,
-    clock: Callable[[], float],
-    max_copy: int,
-    *,
-    hide_usage: bool,
-) -> None:
-    """Pass on an event stream. Raises UpstreamFailed while nothing was sent yet; later failures become an error event."""
+async def relay_stream(asked: Asked, reply: Reply, clock: Callable[[], float], max_copy: int) -> None:
+    """Pass on an event stream. Raises UpstreamFailed while nothing was sent yet; later ones become an error event."""
+    exchange, caller = asked.exchange, asked.caller
     exchange.status = reply.status
     copy = exchange.reply
-    tail = held = b""
-    room = max_copy
+    events = Events()
+    hidden = UsageChunk() if asked.hide_usage else None
+    tail = b""
     size = 0
-    hidden = UsageChunk() if hide_usage else None
     try:
         while piece := await reply.next():
-            if held:
-                piece = held + piece
-                held = b""
-            if not piece.endswith((b"\n\n", b"\r\n\r\n")) and len(piece) < LONGEST_EVENT:
-                end = _last_event_end(piece)
-                piece, held = piece[:end], piece[end:]
+            piece = events.feed(piece)
             if hidden is not None:
                 piece = hidden.strip(piece)
             if not piece:
@@ -127,33 +116,52 @@ async def relay_stream(
             if not size:
                 exchange.first_byte_at = clock()
                 if not caller.started:
-                    await caller.start(reply.status, stream_headers(reply.headers, ours))
-            size += len(piece)
-            if room > 0:
+                    await caller.start(reply.status, stream_headers(reply.headers, asked.ours))
+            if size < max_copy:
                 copy.append(piece)
-                room -= len(piece)
+            size += len(piece)
             tail = piece[-TAIL:] if len(piece) >= TAIL else (tail + piece)[-TAIL:]
             await caller.write(piece)
-        if held and not caller.started:
-            await caller.start(reply.status, stream_headers(reply.headers, ours))
-        if (ended := _ENDED.get(exchange.dialect)) is not None and ended.search(tail + held) is None:
+        tail = (tail + events.held)[-TAIL:]
+        if (ended := _ENDED.get(exchange.dialect)) is not None and ended.search(tail) is None:
             raise UpstreamBroken("The upstream ended the stream too early.", started=True)
-        if held:
-            size += len(held)
-            tail = (tail + held)[-TAIL:]
-            await caller.write(held)
+        if not caller.started:
+            await caller.start(reply.status, stream_headers(reply.headers, asked.ours))
+        if events.held:
+            await caller.write(events.held)
+        await caller.finish()
     except UpstreamFailed as failure:
         _note(exchange, failure)
         if not caller.started:
             raise
         await say_failure(exchange.dialect, caller, failure)
-    else:
-        await caller.finish()
     finally:
-        exchange.reply_size = size
+        exchange.reply_size = size + len(events.held)
         exchange.reply_tail = tail
         told = hidden.usage if hidden is not None else None
         exchange.usage = told or usage_of_stream(copy[0] if copy else b"", tail)
+
+
+class Events:
+    """Holds back the end of what has come until its event is whole. ``held`` is that end."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """The complete events so far (an event beyond ``LONGEST_EVENT`` is passed on in pieces)."""
+        if self.held:
+            piece = self.held + piece
+            self.held = b""
+        if piece.endswith((b"\n\n", b"\r\n\r\n")) or len(piece) > LONGEST_EVENT:
+            return piece
+        newline = piece.rfind(b"\n\n") + 2
+        crlf = piece.rfind(b"\r\n\r\n") + 4
+        end = max(newline if newline > 1 else 0, crlf if crlf > 3 else 0)
+        self.held = piece[end:]
+        return piece[:end]
 
 
 async def say_failure(dialect: Dialect, caller: Caller, failure: UpstreamFailed) -> None:
@@ -166,13 +174,6 @@ def stream_headers(upstream: Headers, ours: ReplyHeaders) -> ReplyHeaders:
     """The header fields of an event stream: the upstream's, and what keeps proxies from holding it back."""
     headers = [pair for pair in kept(upstream) if pair[0] != b"cache-control"]
     return [*headers, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *ours]
-
-
-def _last_event_end(piece: bytes) -> int:
-    """Where the last complete event ends."""
-    end = piece.rfind(b"\n\n")
-    crlf = piece.rfind(b"\r\n\r\n")
-    return max(end + 2 if end >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
 
 
 def _note(exchange: Exchange, failure: UpstreamFailed) -> None:

@@ -1,24 +1,32 @@
 """Who answers: from a model name to one of several targets.
 
-Two random deployments of the asked model are compared and the one that is expected to answer sooner is taken: requests in
-flight times smoothed latency, over weight ("the power of two choices": nearly as good as knowing the least busy of all, and
-it does not send every worker to the same one). A deployment that fails several times in a row is ejected for a while, then
-probed by a single request ("half-open"): its answer decides. Fallbacks are taken in order when nobody better is left.
+Two random deployments of the asked model are compared and the one that is expected to answer sooner is taken: requests
+in flight times smoothed latency, over weight ("the power of two choices": nearly as good as knowing the least busy of
+all, and it does not send every worker to the same one). A deployment that fails several times in a row is ejected for a
+while, then probed by a single request ("half-open"): its answer decides. Fallbacks are taken in order when nobody
+better is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
+from typing import Literal
 
 from gateway.errors import RequestRefused
-from gateway.exchange import Refusal, Target, Wire
+from gateway.exchange import Target, Wire
+from gateway.refusals import ALL_FULL, NO_UPSTREAM, unknown_model
 from gateway.settings import House, Place, Route, Upstream
 
 SMOOTHING = 0.2
 """Weight of the newest latency in the moving average."""
 LONGEST_EJECTION = 300.0
 """Seconds: ejections double up to this."""
+LONGEST_REST = 30.0
+"""Seconds a deployment that said 429 is left alone at most, where there is another."""
+
+Verdict = Literal["good", "failed", "busy", "unknown"]
+"""How a request went for its target: ``busy`` is a 429, ``unknown`` when the caller left."""
 
 
 class Health:
@@ -42,7 +50,7 @@ class Health:
 class Pick:
     """One deployment chosen for one request, counted as in flight until :meth:`done`."""
 
-    __slots__ = ("_router", "began", "health", "target", "upstream")
+    __slots__ = ("_router", "began", "health", "probe", "target", "upstream")
 
     def __init__(self, router: Router, upstream: Upstream, target: Target, health: Health, now: float) -> None:
         self._router = router
@@ -51,38 +59,42 @@ class Pick:
         self.health = health
         self.began = now
         health.in_flight += 1
-        if health.out_until:
+        self.probe = health.out_until > 0.0
+        if self.probe:
             health.probing = True
 
-    def done(self, verdict: str, *, first_byte_at: float = 0.0, retry_after: float = 0.0) -> None:
-        """Book how it went: ``good`` | ``failed`` | ``busy`` (the upstream said 429) | ``unknown`` (the caller left)."""
+    def done(self, verdict: Verdict, *, first_byte_at: float = 0.0, retry_after: float = 0.0) -> None:
+        """Book how it went."""
         health = self.health
         health.in_flight -= 1
+        if self.probe:
+            health.probing = False
         if verdict == "good":
             if first_byte_at:
                 took = first_byte_at - self.began
                 health.latency = took if not health.latency else health.latency + SMOOTHING * (took - health.latency)
             health.failures = health.ejections = 0
             health.out_until = 0.0
-            health.probing = False
         elif verdict == "failed":
-            self._router.failed(health)
+            self._router.failed(health, probe=self.probe)
         elif verdict == "busy":
-            health.probing = False
-            health.out_until = self._router.clock() + min(max(retry_after, 0.5), 30.0)
-        elif health.probing:
-            health.probing = False
+            health.out_until = self._router.clock() + min(max(retry_after, 0.5), LONGEST_REST)
 
 
 class Router:
-    """Chooses targets. One per worker and settings; ``clock`` is monotonic."""
+    """Chooses targets. One per worker and settings; ``clock`` is monotonic. ``known``: the one before a reload."""
 
     def __init__(self, house: House, clock: Callable[[], float], random: Random, known: Router | None = None) -> None:
         self.house = house
         self.clock = clock
         self.random = random
         self.healths: dict[tuple[str, str | None], Health] = {} if known is None else known.healths
-        """By upstream and model; kept over a reload."""
+        """By upstream and model there."""
+        self._any: dict[Wire, Route] = {}
+        for wire in ("openai", "anthropic", "litellm"):
+            chosen = next((up for up in house.upstreams if up.wire == wire), next(iter(house.upstreams), None))
+            if chosen is not None:
+                self._any[wire] = Route("*", (Place(chosen, None),), ())
 
     def health(self, place: Place) -> Health:
         """What is known of one deployment."""
@@ -92,84 +104,37 @@ class Router:
             health = self.healths[key] = Health()
         return health
 
-    def failed(self, health: Health) -> None:
-        """Count a failure; eject after enough in a row, for longer each time."""
+    def failed(self, health: Health, *, probe: bool) -> None:
+        """Count a failure; eject after enough in a row (or a failed probe), for longer each time."""
         health.failures += 1
-        if health.probing or health.failures >= self.house.eject_after:
-            health.probing = False
+        if probe or health.failures >= self.house.eject_after:
             seconds = min(self.house.eject_for * 2**health.ejections, LONGEST_EJECTION)
             health.ejections += 1
             health.out_until = self.clock() + seconds
 
-    def candidates(self, model: str, wire: Wire) -> Iterator[Pick]:
-        """Targets in the order in which they should be asked. Each that is taken counts as in flight until ``done``.
-
-        Raises RequestRefused: 404 for a model that nobody serves, 503 when every upstream is at its limit.
-        """
+    def choose(self, model: str, wire: Wire) -> Pick:
+        """The target to ask. Raises RequestRefused: 404 for a model that nobody serves, 503 when all are at their
+        limit."""
         now = self.clock()
-        tried: set[int] = set()
-        full = False
-        last_resort: tuple[Place, str, str] | None = None
-        for route, asked, rest in self._routes(model, wire):
-            places = list(route.places)
-            while places:
-                place = self._best(places, now)
-                if place is None:
-                    last_resort = last_resort or (places[0], asked, rest)
-                    break
-                places.remove(place)
-                health = self.health(place)
-                if id(health) in tried:
-                    continue
-                if health.in_flight >= place.upstream.max_in_flight:
-                    full = True
-                    continue
-                tried.add(id(health))
-                yield Pick(self, place.upstream, place.target(asked, rest), health, now)
-        if not tried and last_resort is not None:
-            # everybody is ejected: asking anyway beats refusing
-            place, asked, rest = last_resort
-            health = self.health(place)
-            if health.in_flight < place.upstream.max_in_flight:
-                tried.add(id(health))
-                yield Pick(self, place.upstream, place.target(asked, rest), health, now)
-            else:
-                full = True
-        if not tried and full:
-            raise RequestRefused(
-                Refusal(
-                    503,
-                    "Every upstream for this model is at its limit.",
-                    "server_error",
-                    code="overloaded",
-                    retry_after=1.0,
-                )
-            )
+        ways = self._ways(model, wire)
+        for route, asked, rest in ways:
+            place = self._best(route.places, now)
+            if place is not None:
+                return self._pick(place, asked, rest, now)
+        for route, asked, rest in ways:  # everybody is ejected: asking anyway beats refusing
+            for place in route.places:
+                if self.health(place).in_flight < place.upstream.max_in_flight:
+                    return self._pick(place, asked, rest, now)
+        raise RequestRefused(ALL_FULL)
 
-    def _best(self, places: list[Place], now: float) -> Place | None:
-        if len(places) == 1:
-            return places[0] if self.health(places[0]).available(now) else None
-        able = [place for place in places if self.health(place).available(now)]
-        if len(able) <= 1:
-            return able[0] if able else None
-        return min(self.random.sample(able, 2), key=self._expected)
-
-    def _expected(self, place: Place) -> float:
-        health = self.health(place)
-        return (health.in_flight + 1) * (health.latency or 0.001) / (place.weight * place.upstream.weight)
-
-    def _routes(self, model: str, wire: Wire) -> Iterator[tuple[Route, str, str]]:
-        route, rest = self.find(model)
-        if route is None:
-            if self.house.exact or self.house.prefixes:
-                raise RequestRefused(unknown_model(model))
-            yield self._any(wire), model, ""
-            return
-        yield route, model, rest
-        for fallback in route.fallbacks:
-            other, rest = self.find(fallback)
-            if other is not None:
-                yield other, fallback, rest
+    def another(self, failed: Pick, model: str, wire: Wire) -> Pick | None:
+        """The next best after one that failed, or None when there is no other."""
+        now = self.clock()
+        for route, asked, rest in self._ways(model, wire):
+            others = [place for place in route.places if self.health(place) is not failed.health]
+            if others and (place := self._best(others, now)) is not None:
+                return self._pick(place, asked, rest, now)
+        return None
 
     def find(self, model: str) -> tuple[Route | None, str]:
         """The route of a model name, and what its ``*`` stands for."""
@@ -181,27 +146,36 @@ class Router:
                 return candidate, model[len(candidate.name) :]
         return None, ""
 
-    def _any(self, wire: Wire) -> Route:
-        upstreams = self.house.upstreams
-        if not upstreams:
-            raise RequestRefused(
-                Refusal(
-                    503,
-                    "No upstream is configured: add one under `upstreams` in the config file.",
-                    "server_error",
-                    code="no_upstream",
-                )
-            )
-        chosen = next((upstream for upstream in upstreams if upstream.wire == wire), upstreams[0])
-        return Route("*", (Place(chosen, None),), ())
+    def _pick(self, place: Place, asked: str, rest: str, now: float) -> Pick:
+        return Pick(self, place.upstream, place.target(asked, rest), self.health(place), now)
 
+    def _best(self, places: Sequence[Place], now: float) -> Place | None:
+        able = [place for place in places if self._able(place, now)]
+        if len(able) <= 1:
+            return able[0] if able else None
+        return min(self.random.sample(able, 2), key=self._expected)
 
-def unknown_model(model: str) -> Refusal:
-    """404 as OpenAI words it."""
-    shown = model if len(model) <= 100 else model[:100] + "..."
-    return Refusal(
-        404,
-        f"The model '{shown}' does not exist or you do not have access to it.",
-        param="model",
-        code="model_not_found",
-    )
+    def _able(self, place: Place, now: float) -> bool:
+        health = self.health(place)
+        return health.in_flight < place.upstream.max_in_flight and health.available(now)
+
+    def _expected(self, place: Place) -> float:
+        health = self.health(place)
+        return (health.in_flight + 1) * (health.latency or 0.001) / (place.weight * place.upstream.weight)
+
+    def _ways(self, model: str, wire: Wire) -> list[tuple[Route, str, str]]:
+        """The asked model's route and its fallbacks', each with the name asked there and what its ``*`` stands for."""
+        route, rest = self.find(model)
+        if route is None:
+            if self.house.exact or self.house.prefixes:
+                raise RequestRefused(unknown_model(model))
+            if not self._any:
+                raise RequestRefused(NO_UPSTREAM)
+            return [(self._any[wire], model, "")]
+        return [(route, model, rest), *self._fallbacks(route)] if route.fallbacks else [(route, model, rest)]
+
+    def _fallbacks(self, route: Route) -> Iterator[tuple[Route, str, str]]:
+        for name in route.fallbacks:
+            other, rest = self.find(name)
+            if other is not None:
+                yield other, name, rest

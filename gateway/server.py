@@ -1,8 +1,8 @@
 """Processes: one worker, or several under a parent that keeps them alive.
 
-The parent binds one listening socket for each worker (``SO_REUSEPORT``: the kernel spreads connections over them) and forks.
-A worker that dies is started again on its socket: what was waiting there is not lost. SIGTERM and SIGINT drain, SIGHUP
-reads the config file again, in every worker.
+The parent binds one listening socket for each worker (``SO_REUSEPORT``: the kernel spreads connections over them)
+and forks. A worker that dies is started again on its socket: what was waiting there is not lost. SIGTERM and SIGINT
+drain, SIGHUP reads the config file again, in every worker.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
         try:
             self._worker.reload(self._reload())
         except RegistryError as error:
-            log.error("the config file was not taken, the old settings stay: %s", error)
+            log.warning("the config file was not taken, the old settings stay: %s", error)
         else:
             log.info("the config file was read again")
 
@@ -118,7 +118,8 @@ def run_worker(
 
 
 def serve(settings: Settings, workers: int | None = None, *, reload: Reload | None = None) -> None:
-    """Run the gateway until it is told to stop. ``reload`` reads the config file again. Raises StartFailed, RegistryError."""
+    """Run the gateway until it is told to stop. ``reload`` reads the config file again. Raises StartFailed,
+    RegistryError."""
     count = workers or settings.gateway.workers
     set_up_logging(settings)
     home = settings.home.expanduser()
@@ -214,7 +215,7 @@ def _keep_alive(settings: Settings, listeners: list[socket.socket], share: dict[
             run_worker(settings, listeners[number], number=number, workers=len(listeners), **share)
             code = 0
         except (StartFailed, RegistryError) as error:
-            log.error("%s", error)
+            log.critical("%s", error)
         except Exception:
             log.exception("worker %d failed", number)
         finally:

@@ -1,7 +1,7 @@
 """What the gateway needs of the settings, in the shape the hot path reads it.
 
-The words and defaults of the config file are ``registry.Settings``; :func:`house_of` turns them into plain slots once, at
-the start and at each SIGHUP. A request holds on to the :class:`House` it began with.
+The words and defaults of the config file are ``registry.Settings``; :func:`house_of` turns them into plain slots
+once, at the start and at each SIGHUP. A request holds on to the :class:`House` it began with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from gateway.upstream import Timeouts
 from registry import ModelRoute, Settings, UpstreamSettings
 
 CLIENT_KEEP_ALIVE = 75
-"""Seconds an idle caller's connection is kept: longer than the 60 s of the usual load balancers, so that they close first."""
+"""Seconds an idle caller's connection is kept: longer than the 60 s of the usual load balancers, so that they close
+first."""
 REQUEST_TIMEOUT = 30.0
 """Seconds a caller may take to send the head, and then between two pieces of the body."""
 MAX_HEAD = 64 * 1024

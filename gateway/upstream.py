@@ -6,7 +6,8 @@ One :class:`Pool` per origin (scheme, host, port). ``await pool.request(...)`` w
 
 - A request is sent again only when a *reused* connection closed before a single byte came back, and only once.
 - A reply that ends before its declared length raises; one without a declared length ends with the connection.
-- Bytes that nobody asked for (after a reply, or on an idle connection) close the connection: nothing leaks into the next.
+- Bytes that nobody asked for (after a reply, or on an idle connection) close the connection: nothing leaks into the
+next.
 - A slow reader stops the socket from being read (back-pressure); at most ``HIGH_WATER`` plus one read is held.
 - Four timeouts: connect, first_token, between_chunks, total. One timer for all connections (see :class:`Watch`).
 

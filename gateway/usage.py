@@ -1,4 +1,5 @@
-"""Tokens as the provider counted them, read from a reply without parsing more than that; and the usage chunk of a stream."""
+"""Tokens as the provider counted them, read from a reply without parsing more than that; and the usage chunk of a
+stream."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def usage_of_reply(body: bytes) -> Usage | None:
 
 
 def usage_of_stream(first: bytes, tail: bytes) -> Usage | None:
-    """Usage of a stream from its first and its last bytes: the last one told counts; Anthropic tells the input first."""
+    """Usage of a stream from its first and its last bytes: the last one told counts; Anthropic tells the input
+    first."""
     last = _last_told(tail)
     begin = _last_told(first[:4096]) if last is None or not last.prompt_tokens else None
     if last is None or begin is None:

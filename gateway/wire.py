@@ -35,10 +35,15 @@ FORWARDED = (
 class Reply(Protocol):
     """What both lanes hand to the relay."""
 
-    status: int
-    headers: Headers
-    complete: bool
-    """Whether everything has arrived."""
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything has arrived."""
 
     async def next(self) -> bytes:
         """What has arrived since; ``b""`` at the end. Raises UpstreamFailed."""

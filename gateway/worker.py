@@ -1,8 +1,8 @@
 """One worker: everything a process of the gateway holds, and what runs beside its requests.
 
-Serving needs nothing but memory. In the beginning memory comes from the snapshot file; while there is none, from the config
-file alone (its keys, no versions: requests pass unchanged). The registry is connected in the background, again and again
-until it answers; from then on its watcher pushes every change within a second.
+Serving needs nothing but memory. In the beginning memory comes from the snapshot file; while there is none, from the
+config file alone (its keys, no versions: requests pass unchanged). The registry is connected in the background,
+again and again until it answers; from then on its watcher pushes every change within a second.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ log = logging.getLogger("gateway")
 CONNECT_EVERY = 1.0
 """Seconds between two attempts to connect to a registry that is down."""
 SNAPSHOT_FILE = "snapshot.json"
-SECRET_FILE = "exchange-id.secret"
+SECRET_FILE = "exchange-id.secret"  # noqa: S105 - its name
 
 
 class Worker:
     """One process's pipeline, its neighbours, and its connection to the registry.
 
-    ``number`` counts the workers of one ``serve`` from 0; the first one writes what the config file says into the registry.
-    ``scratch`` is a folder that they share, for metrics.
+    ``number`` counts the workers of one ``serve`` from 0; the first one writes what the config file says into the
+    registry. ``scratch`` is a folder that they share, for metrics.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class Worker:
         except RegistryUnavailable:
             raise
         except RegistryError as error:
-            log.error("the registry refuses what the config file says: %s", error)
+            log.warning("the registry refuses what the config file says: %s", error)
 
     def _signer(self) -> Signer | None:
         if not self.settings.gateway.control_plane:
@@ -302,10 +302,7 @@ class Worker:
         refused = sum(watcher.refused.values()) if watcher is not None else 0
         return (age if age is not None else float("inf")), self.registry_up, refused
 
-    def _lane(self) -> TranslateLane | None:
-        """Carries requests to upstreams of another dialect; LiteLLM itself is imported with the first of them."""
-        if not self.settings.upstreams:
-            return None
+    def _lane(self) -> TranslateLane:
         from gateway.translate import LiteLLMLane
 
         return LiteLLMLane(self.settings)

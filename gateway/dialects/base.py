@@ -56,7 +56,8 @@ class Speech:
         return body.text("prompt_cache_key")
 
     def first_user_text(self, body: Body) -> bytes:
-        """The first user message as it was sent (undecoded): what a conversation is known by. Empty when there is none."""
+        """The first user message as it was sent (undecoded): what a conversation is known by. Empty when there is
+        none."""
         del body
         return b""
 

@@ -1,4 +1,5 @@
-"""Conversations as arrays of turns (chat ``messages``, responses ``input``): merging a prompt into the leading system turn."""
+"""Conversations as arrays of turns (chat ``messages``, responses ``input``): merging a prompt into the leading
+system turn."""
 
 from __future__ import annotations
 

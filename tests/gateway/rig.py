@@ -1,8 +1,8 @@
 """A real gateway and real upstreams on loopback, in the test's own process.
 
 ``upstream(...)`` is a raw asyncio server: a test says byte for byte what it sends, so that it can also misbehave.
-``door(...)`` is the gateway as it is served in production (its own protocol under uvicorn), without a registry: the test
-hands it a snapshot.
+``door(...)`` is the gateway as it is served in production (its own protocol under uvicorn), without a registry: the
+test hands it a snapshot.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ async def echo(request: Request, wires: Wires) -> None:
 
 @contextlib.asynccontextmanager
 async def upstream(behave: Behaviour = echo, *, ssl: Any = None) -> AsyncIterator[Upstream]:
-    """A server that reads whole requests and answers as ``behave`` says. Several requests may come on one connection."""
+    """A server that reads whole requests and answers as ``behave`` says. Several requests may come on one
+    connection."""
     state = Upstream()
     tasks: set[asyncio.Task[Any]] = set()
 

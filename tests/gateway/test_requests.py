@@ -86,8 +86,8 @@ CONTENTS = [
 
 @pytest.mark.parametrize("content", CONTENTS)
 async def test_d04_contents_are_kept_byte_for_byte(tmp_path: Path, content: str) -> None:
-    turn = '{"role": "user",  "content":%s,"unknown":1.50}' % content
-    body = ('{"model":"m","messages":[%s,{"role":"assistant","content":null,"tool_calls":[]}]}' % turn).encode()
+    turn = '{"role": "user",  "content":' + content + ',"unknown":1.50}'
+    body = ('{"model":"m","messages":[' + turn + ',{"role":"assistant","content":null,"tool_calls":[]}]}').encode()
     async with upstream() as up, door(settings_for(tmp_path, up), CARE) as gate:
         assert (await gate.ask(body))[0] == 200
         assert up.last.body == body.replace(b'"messages":[', b'"messages":[{"role":"system","content":"Be careful."},')
@@ -188,7 +188,7 @@ async def test_d06_several_leading_messages_become_one(tmp_path: Path) -> None:
 
 
 async def test_d07_opt_out_and_unknown_routes_leave_the_body_alone(tmp_path: Path) -> None:
-    body = b' { "model" : "m" ,\n "messages":[ {"role":"user","content":"\\u00e9 \xc3\xa9"} ], "x": 12345678901234567890123 } \n'
+    body = b' { "model" : "m" ,\n "messages":[ {"role":"user","content":"\\u00e9 \xc3\xa9"} ], "x": 12345678901234567890123 } \n'  # noqa: E501
     async with upstream() as up, door(settings_for(tmp_path, up), CARE) as gate:
         _, headers, _ = await gate.ask(body, x_metaspo_inject="off")
         assert up.last.body == body
@@ -235,9 +235,11 @@ EXTRAS = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}},
     "stop": ["a"], "seed": 1, "logit_bias": {"1": -100}, "logprobs": True, "top_logprobs": 2, "user": "u",
     "safety_identifier": "s", "metadata": {"k": "v"}, "store": True, "service_tier": "flex", "verbosity": "low",
-    "reasoning_effort": "high", "modalities": ["text"], "audio": {"voice": "v"}, "prediction": {}, "web_search_options": {},
-    "prompt_cache_key": "p", "prompt_cache_retention": "24h", "moderation": {}, "max_tokens": 5, "max_completion_tokens": 6,
-    "top_k": 3, "guided_json": {}, "chat_template_kwargs": {"enable_thinking": False}, "never_heard_of": [None, {"a": -0.0}],
+    "reasoning_effort": "high", "modalities": ["text"], "audio": {"voice": "v"}, "prediction": {},
+    "web_search_options": {}, "prompt_cache_key": "p", "prompt_cache_retention": "24h", "moderation": {},
+    "max_tokens": 5, "max_completion_tokens": 6, "top_k": 3, "guided_json": {}, "chat_template_kwargs":
+    {"enable_thinking": False}, "never_heard_of": [None, {"a":
+    -0.0}],
 }  # fmt: skip
 
 
@@ -273,8 +275,8 @@ async def test_d14_repeated_keys_further_in_pass_byte_for_byte(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "value",
-    [b"NaN", b"Infinity", b"-Infinity", b'"\\ud800"', b'["\\udc00\\ud800"]', b"[" * 10_000 + b"]" * 10_000, b"[" * 300 + b"]" * 300,
-     b'{"a":' * 300 + b"1" + b"}" * 300, b"01", b"1.", b"'a'", b'"\x01"', b'"\xff"', b'{"k":"\xed\xa0\x80"}', b"tru", b"[1,]"],
+    [b"NaN", b"Infinity", b"-Infinity", b'"\\ud800"', b'["\\udc00\\ud800"]', b"[" * 10_000 + b"]" * 10_000, b"[" * 300 + b"]" * 300,  # noqa: E501
+     b'{"a":' * 300 + b"1" + b"}" * 300, b"01", b"1.", b"'a'", b'"\x01"', b'"\xff"', b'{"k":"\xed\xa0\x80"}', b"tru", b"[1,]"],  # noqa: E501
 )  # fmt: skip
 async def test_d15_what_is_not_json_is_refused(tmp_path: Path, value: bytes) -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":"q"}],"x":' + value + b"}"
@@ -287,7 +289,7 @@ async def test_d15_what_is_not_json_is_refused(tmp_path: Path, value: bytes) -> 
 
 @pytest.mark.parametrize(
     "value",
-    [b"9007199254740993", b"123456789012345678901234567890", b"-0", b"-0.0", b"1e400", b"1E5", b"1.10", b'"\\u0000"', b'"\\/"',
+    [b"9007199254740993", b"123456789012345678901234567890", b"-0", b"-0.0", b"1e400", b"1E5", b"1.10", b'"\\u0000"', b'"\\/"',  # noqa: E501
      b'"\\ud83d\\ude00"', b"[" * 200 + b"]" * 200, b'"' + b"x" * 1_000_000 + b'"'],
 )  # fmt: skip
 async def test_d15_what_is_json_stays_exact(tmp_path: Path, value: bytes) -> None:
@@ -443,7 +445,7 @@ async def test_d26_embeddings_and_completions_are_untouched(tmp_path: Path) -> N
 
 async def test_d27_responses_instructions(tmp_path: Path) -> None:
     async with upstream() as up, door(settings_for(tmp_path, up), CARE) as gate:
-        items = [{"type": "reasoning", "id": "r"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        items = [{"type": "reasoning", "id": "r"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},  # noqa: E501
                  {"role": "user", "content": [{"type": "input_text", "text": "q"}]}]  # fmt: skip
         for body, instructions in [
             ({"model": "m", "input": "q"}, "Be careful."),

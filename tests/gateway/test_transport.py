@@ -31,7 +31,7 @@ from registry import Deployment, ServedVersion
 
 CARE = prompts("Be careful.", name="global", parent=None)
 STREAM = {**HELLO, "stream": True}
-RAW = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-caller\r\ncontent-type: application/json\r\n"
+RAW = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-caller\r\ncontent-type: application/json\r\n"  # noqa: E501
 BODY = json.dumps(HELLO).encode()
 
 
@@ -228,7 +228,7 @@ async def test_d31_overload_is_shed_at_once_with_a_small_retry_after(tmp_path: P
 
 
 async def test_d32_headers_of_the_provider_are_forwarded(tmp_path: Path) -> None:
-    told = {"x-request-id": "req_1", "x-ratelimit-remaining-requests": "9", "retry-after-ms": "12", "openai-processing-ms": "3",
+    told = {"x-request-id": "req_1", "x-ratelimit-remaining-requests": "9", "retry-after-ms": "12", "openai-processing-ms": "3",  # noqa: E501
             "openai-organization": "o", "openai-version": "2020-10-01"}  # fmt: skip
     hidden = "set-cookie: a=b\r\nalt-svc: h3\r\nserver: cf\r\nx-metaspo-domain: forged\r\nkeep-alive: timeout=5\r\n"
 
@@ -551,7 +551,7 @@ async def test_d43_compressed_replies_of_the_upstream_are_opened(tmp_path: Path)
 
     async def packed_stream(request: Request, wires: Wires) -> None:
         raw = gzip.compress(delta("a", "stop") + DONE)
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"  # noqa: E501
         await wires.send(head + chunk(raw[:9]), chunk(raw[9:]), b"0\r\n\r\n", pause=0.01)
 
     async def broken(request: Request, wires: Wires) -> None:

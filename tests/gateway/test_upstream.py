@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -415,7 +416,7 @@ def test_no_bytes_from_an_upstream_cause_anything_but_a_failure(
 ) -> None:
     data = (CHUNKED if after_head else b"") + noise
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(places)]
 
     async def run() -> None:
         async with peer(says(*pieces)) as server:

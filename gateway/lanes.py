@@ -1,0 +1,132 @@
+"""Asking an upstream: over the wire when it speaks the caller's dialect, else through the translate lane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from gateway.body import Body, Edit, splice
+from gateway.caller import Caller, ReplyHeaders
+from gateway.dialects import Speech
+from gateway.errors import RequestRefused, UpstreamFailed
+from gateway.exchange import Exchange, TranslateLane
+from gateway.refusals import NO_TRANSLATION
+from gateway.routing import Pick, Router
+from gateway.wire import Reply, TranslatedReply, WireLane
+
+RETRIED = frozenset((429, 500, 502, 503, 504, 529))
+"""Answers for which another target is asked, where there is one. With a single target the caller decides."""
+
+_string = msgspec.json.Encoder().encode
+
+
+class Asked:
+    """One request as it goes upstream: what was read, what is to be changed in it, and how to keep its caller
+    waiting."""
+
+    __slots__ = ("body", "caller", "edits", "exchange", "hide_usage", "on_quiet", "ours", "speech")
+
+    def __init__(self, exchange: Exchange, caller: Caller, speech: Speech, body: Body) -> None:
+        self.exchange = exchange
+        self.caller = caller
+        self.speech = speech
+        self.body = body
+        self.edits: list[Edit] = []
+        self.ours: ReplyHeaders = []
+        """Header fields that the gateway adds to the reply."""
+        self.hide_usage = False
+        self.on_quiet: Callable[[], None] | None = None
+
+    def bytes_for(self, model: str) -> bytes:
+        """The body as a target gets it: spliced, with the model's name there. Without a change: the very bytes."""
+        if model != self.exchange.model:
+            return splice(self.body.raw, [*self.edits, (*self.body.span("model"), _string(model))])
+        return splice(self.body.raw, self.edits)
+
+
+class Lanes:
+    """Both ways upstream, and the one more try."""
+
+    def __init__(self, wire: WireLane, translate: TranslateLane | None, monotonic: Callable[[], float]) -> None:
+        self.wire = wire
+        self.translate = translate
+        self.monotonic = monotonic
+
+    async def ask(self, asked: Asked, router: Router, quiet: float) -> tuple[Reply, Pick]:
+        """Ask one target; when that fails before the first byte, one more, where there is another.
+
+        The caller must release the reply and call ``done`` on the pick. Raises UpstreamFailed, RequestRefused.
+        """
+        exchange = asked.exchange
+        pick = router.choose(exchange.model, asked.speech.wire)
+        exchange.sent_at = self.monotonic()
+        outcome = await self._attempt(asked, pick, quiet)
+        if isinstance(outcome, UpstreamFailed) or outcome.status in RETRIED:
+            other = None if asked.caller.started else router.another(pick, exchange.model, asked.speech.wire)
+            if other is not None:
+                if isinstance(outcome, UpstreamFailed):
+                    pick.done("failed")
+                else:
+                    outcome.release()
+                    pick.done("busy" if outcome.status == 429 else "failed", retry_after=retry_after(outcome))
+                pick = other
+                outcome = await self._attempt(asked, pick, quiet)
+        if isinstance(outcome, UpstreamFailed):
+            pick.done("failed")
+            raise outcome
+        return outcome, pick
+
+    async def _attempt(self, asked: Asked, pick: Pick, quiet: float) -> Reply | UpstreamFailed:
+        exchange = asked.exchange
+        exchange.target = target = pick.target
+        try:
+            body = asked.bytes_for(target.model)
+            if target.wire == asked.speech.wire:
+                caller = asked.caller
+                return await self.wire.send(
+                    pick.upstream, asked.speech, body, caller.headers, caller.query, asked.on_quiet, quiet
+                )
+            with _reminding(asked.on_quiet, quiet):
+                return TranslatedReply(*await self._translator().send(exchange, body, target))
+        except UpstreamFailed as failure:
+            return failure
+        except BaseException:
+            pick.done("unknown")
+            raise
+
+    def _translator(self) -> TranslateLane:
+        if self.translate is None:
+            raise RequestRefused(NO_TRANSLATION)
+        return self.translate
+
+
+@contextlib.contextmanager
+def _reminding(on_quiet: Callable[[], None] | None, every: float) -> Iterator[None]:
+    """Call ``on_quiet`` each ``every`` seconds inside the block (the wire lane's client does that by itself)."""
+    if on_quiet is None:
+        yield
+        return
+    wanted: Callable[[], None] = on_quiet
+
+    async def remind() -> None:
+        while True:
+            await asyncio.sleep(every)
+            wanted()
+
+    reminder = asyncio.create_task(remind())
+    try:
+        yield
+    finally:
+        reminder.cancel()
+
+
+def retry_after(reply: Reply) -> float:
+    """Seconds the upstream asks to be left alone; 0 when it does not say (dates count as not said)."""
+    for name, value in reply.headers:
+        if name == b"retry-after":
+            with contextlib.suppress(ValueError):
+                return float(value)
+    return 0.0
