@@ -145,8 +145,9 @@ def analyse_task(
             _block("current_user_prompt", user_prompt),
             f"Failures by type: {table}.",
             shown_examples(shown),
-            "Say what the model does wrong and what instruction is missing. General words only: no names, no "
-            "quotations, nothing that is true of one input alone. At most 10 findings of at most 25 words each.",
+            "Say what kind of mistake the model makes and which general instruction would prevent it. General words "
+            "only: no names, no quotations, nothing that is true of one input alone. At most 10 findings of at most "
+            "25 words each.",
             'Reply with one JSON object: {"findings": [{"type": "format" | "knowledge" | "reasoning" | "refusal", '
             '"text": "..."}]}',
         ],
@@ -159,8 +160,8 @@ def synthesise(
 ) -> Ask:
     """From the findings of all tasks to ``count`` different hypotheses. ``history``: earlier edits, worst first."""
     blocks = [
-        _block("findings", f"task: {task}\n" + "\n".join(f"- [{kind}] {text}" for kind, text in rows))
-        for task, rows in findings.items()
+        _block("findings", f"task {number}\n" + "\n".join(f"- [{kind}] {text}" for kind, text in rows))
+        for number, rows in enumerate(findings.values(), start=1)
     ]
     return _ask(
         "synthesise",
@@ -170,9 +171,11 @@ def synthesise(
             *blocks,
             _block("edits_already_tried", "\n".join(history)) if history else "",
             f"Name {count} different hypotheses about what the system prompt lacks. Prefer causes that several tasks "
-            "share. Each hypothesis has a short label, the cause, and one change: a sentence that the system prompt "
-            "could contain. Do not repeat an edit that made the score worse.",
-            'Reply with one JSON object: {"hypotheses": [{"label": "...", "cause": "...", "change": "..."}]}',
+            "share. Each hypothesis has a short label, the cause, and one change: the very sentence to put into the "
+            "system prompt, an order to the model that holds for every task, without the name of a task, without a "
+            "placeholder. Do not repeat an edit that made the score worse.",
+            'Reply with one JSON object, for example: {"hypotheses": [{"label": "hasty reading", "cause": "The model '
+            'decides by the first words.", "change": "Read the whole text before you decide."}]}',
         ],
         schema=hypotheses_schema(count),
     )
