@@ -60,7 +60,7 @@ _STATUSES = {
         529,
     )
 }
-_OPERATIONS: dict[Dialect, str] = {
+OPERATIONS: dict[Dialect, str] = {
     "chat": "chat",
     "responses": "chat",
     "messages": "chat",
@@ -113,6 +113,8 @@ class GatewayMetrics:
         self._pointers: dict[str, list[tuple[Labels, float]]] = {}
         self._requests = self._counters["metaspo_requests_total"]
         self._task: asyncio.Task[None] | None = None
+        self.traces: Callable[[Exchange], None] | None = None
+        """What else is told of each exchange: `gateway.telemetry.Traces.observe`, where traces are wanted."""
         self.registry_state: Callable[[], tuple[float, bool, int]] = lambda: (0.0, False, 0)
         """Age of the snapshot in seconds, whether the registry answers, values refused so far: set by the server."""
 
@@ -128,11 +130,13 @@ class GatewayMetrics:
             _STATUSES.get(exchange.status) or _status(exchange.status),
         )
         requests[labels] = requests.get(labels, 0) + 1
+        if self.traces is not None:
+            self.traces(exchange)
         self._observe("metaspo_overhead_seconds", (exchange.dialect,), exchange.overhead)
         target = exchange.target
         if target is None or not exchange.sent_at:
             return
-        about = (_OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
+        about = (OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
         self._observe("gen_ai_server_request_duration_seconds", about, exchange.latency)
         if exchange.stream and exchange.first_byte_at:
             self._observe("gen_ai_server_time_to_first_token_seconds", about, exchange.time_to_first_token)

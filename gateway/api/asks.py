@@ -16,6 +16,7 @@ Epoch = Annotated[int | None, Field(ge=0, le=2**53, description="move only while
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LIMIT = 2**31 - 1
+Rows = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Ask(BaseModel):
@@ -84,9 +85,13 @@ class Optimize(Ask):
 
     method: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] = "metaspo"
     budget: BudgetAsk | None = None
-    unseen: Annotated[list[Name], Field(max_length=50)] = []
-    """Tasks that are kept out of the search and measured at its end."""
     why: Why = ""
+    tasks: Annotated[list[Name], Field(max_length=200, description="only these tasks")] | None = None
+    unseen: Annotated[list[Name], Field(max_length=200, description="kept out of the search, measured at its end")] = []
+    most: tuple[Rows, Rows, Rows] | None = Field(None, description="most rows of a task: reflect, select, holdout")
+    options: Annotated[dict[Name, Any], Field(max_length=50, description="sizes of the search, for its method")] = {}
+    lenient: bool | None = Field(None, description="take the first label that a reply names")
+    resume: Annotated[str, Field(max_length=200, description="an ended run to go on with")] | None = None
 
 
 class SamplePolicyAsk(Ask):

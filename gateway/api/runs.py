@@ -24,6 +24,8 @@ POLL = 0.5
 COMMENT_EVERY = 15.0
 """Seconds of silence after which a comment keeps the connection open."""
 ENDED = frozenset({"done", "failed", "cancelled"})
+_WISHES = {"tasks", "unseen", "most", "options", "lenient", "resume"}
+"""What goes to the job as it was asked."""
 
 
 @router.post("/api/domains/{d}/optimize", status_code=202, responses=gives(RunAsked, 202, refusals=True))
@@ -56,10 +58,10 @@ async def optimize(
         by=who.name,
         why=ask.why,
         args={
+            **ask.model_dump(include=_WISHES, exclude_defaults=True),
             "run": run.id,
             "method": ask.method,
             "budget": msgspec.to_builtins(budget),
-            **({"unseen": ask.unseen} if ask.unseen else {}),
         },
     )
     await registry.put_trigger(trigger)

@@ -191,7 +191,8 @@ async def test_the_same_request_id_moves_once(house: House) -> None:
 
 
 async def test_optimize_writes_a_trigger_and_one_run_at_a_time(house: House) -> None:
-    asked = await house.post("/api/domains/support/optimize", {"budget": {"calls": 50}, "why": "now"})
+    wishes = {"budget": {"calls": 50}, "why": "now", "unseen": ["triage"], "most": [1, 2, 3]}
+    asked = await house.post("/api/domains/support/optimize", wishes)
     assert asked.status == 202
     run_id = asked.body["run"]
     busy = await house.post("/api/domains/support/optimize", {})
@@ -204,6 +205,7 @@ async def test_optimize_writes_a_trigger_and_one_run_at_a_time(house: House) -> 
         "the operator",
     )
     assert trigger.args["budget"]["calls"] == 50
+    assert set(trigger.args) == {"run", "method", "budget", "unseen", "most"}
     run = (await house.get(f"/api/runs/{run_id}")).body
     assert (run["state"], run["incumbent"], run["asked_by"]) == ("queued", 1, "the operator")
     assert [r["id"] for r in (await house.get("/api/runs?domain=support")).body] == [run_id]
