@@ -32,8 +32,8 @@ async def until_told(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 async def end_tasks(*tasks: asyncio.Future[Any] | None, again_after: float = 2.0) -> None:
     """Cancel and wait until all have ended, asking again where a cancellation got lost.
 
-    It can: in Python 3.11 ``asyncio.wait_for`` returns a result that arrives in the same instant and forgets that it was
-    cancelled, and the Redis client uses it.
+    It can: in Python 3.11 ``asyncio.wait_for`` returns a result that arrives in the same instant and forgets that it
+    was cancelled, and the Redis client uses it.
     """
     alive = {task for task in tasks if task is not None and not task.done()}
     while alive:

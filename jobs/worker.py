@@ -56,11 +56,14 @@ _WHERE = {
 }
 
 
-def find(name: str) -> Callable[[Work], Awaitable[str]]:
+Job = Callable[[Work], Awaitable[str]]
+
+
+def find(name: str) -> Job:
     """The function that does job ``name``: ``run`` of its module, loaded when first needed. Raises UnknownJob."""
     if name not in _WHERE:
         raise UnknownJob(f"No job is called {name!r}; jobs: {', '.join(sorted(_WHERE))}.")
-    run: Callable[[Work], Awaitable[str]] = importlib.import_module(_WHERE[name]).run
+    run: Job = importlib.import_module(_WHERE[name]).run
     return run
 
 
@@ -85,6 +88,7 @@ class Worker:
         holder: str,
         clock: Callable[[], float] = time.time,
         ids: Callable[[], str] = lambda: uuid.uuid4().hex,
+        jobs: Callable[[str], Job] = find,
     ) -> None:
         self.registry = registry
         self.settings = settings
@@ -92,6 +96,7 @@ class Worker:
         self.holder = holder
         self.clock = clock
         self.ids = ids
+        self.jobs = jobs
         self._in_hand: set[asyncio.Task[None]] = set()
 
     async def attend(self, trigger_id: str) -> None:
@@ -144,7 +149,7 @@ class Worker:
             work = Work(trigger, self.registry, self.settings, held, self.clock, self.ids, self.metrics)
             if attempt > MOST_ATTEMPTS:
                 await give_up(work)
-            said = await find(trigger.job)(work)
+            said = await self.jobs(trigger.job)(work)
             log.info("%s of %s: %s", trigger.job, trigger.domain, said)
         except NoWork as reason:
             outcome = reason.cause
@@ -187,16 +192,16 @@ async def worker(settings: Settings, *, metrics: str | None = None) -> None:
     try:
         async with open_both(settings) as (registry, queue):
             log.info("Working.")
-            await until_told(lambda stop: serve(settings, registry, queue, stop, meters))
+            hands = Worker(registry, settings, metrics=meters, holder=holder_name())
+            await until_told(lambda stop: serve(hands, queue, stop))
     finally:
         if close:
             close()
 
 
-async def serve(settings: Settings, registry: Registry, queue: Queue, stop: asyncio.Event, metrics: Metrics) -> None:
+async def serve(hands: Worker, queue: Queue, stop: asyncio.Event) -> None:
     """Work until ``stop`` is set; then stop what is in hand and return."""
-    hands = Worker(registry, settings, metrics=metrics, holder=holder_name())
-    serving = asyncio.create_task(queue.serve(hands.attend, slots(settings), stop))
+    serving = asyncio.create_task(queue.serve(hands.attend, slots(hands.settings), stop))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

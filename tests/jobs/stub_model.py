@@ -17,7 +17,8 @@ GOOD = ("great", "lovely", "excellent", "wonderful", "superb", "delightful")
 class StubModel:
     """Knows the right sentiment always; says it plainly when the system prompt asks for a label, and babbles else.
 
-    ``skill`` is the share of questions it answers plainly without such a prompt. After ``down_after`` answers it says 503.
+    ``skill`` is the share of questions it answers plainly without such a prompt (``hint_anywhere``: without such words
+    in the question either). After ``down_after`` answers it says 503.
     ``judge`` says what it replies when asked to check statements: ``good``, ``bad``, ``nonsense``, or ``honest`` (an
     answer is good that says FINE).
     """
@@ -25,6 +26,7 @@ class StubModel:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.skill = 0.5
+        self.hint_anywhere = False
         self.judge = "honest"
         self.down_after: int | None = None
         self.answered = 0
@@ -69,6 +71,8 @@ class StubModel:
         asked = messages[-1]["content"]
         if "Statements to check" in asked:
             return self._verdict(asked)
+        if self.hint_anywhere:
+            system += asked
         right = "positive" if any(word in asked for word in GOOD) else "negative"
         lucky = int(hashlib.sha256(asked.encode()).hexdigest()[:8], 16) / 2**32 < self.skill
         return right if lucky or LABEL_HINT.search(system) else "Let me think about it."

@@ -1,0 +1,47 @@
+"""A better user prompt for a task is stored only when the holdout says so for certain."""
+
+from __future__ import annotations
+
+import pytest
+
+import optimizer
+from jobs import adapt
+from jobs.adapt import measure
+from jobs.errors import NoWork
+from registry import Registry, Settings
+from tests.jobs.conftest import Clock, samples, shop, with_shop, work_for
+from tests.jobs.stub_model import StubModel
+
+
+async def test_an_adapted_prompt_is_stored(
+    registry: Registry, settings: Settings, clock: Clock, model: StubModel
+) -> None:
+    model.hint_anywhere = True
+    model.skill = 0.2
+    await with_shop(registry, shop(budget=shop().budget))
+    await registry.record(samples(names=("products",)), [])
+    said = await adapt.run(work_for(registry, settings, clock, "adapt", task="products"))
+    task = (await registry.get_domain("shop")).tasks["products"]
+    assert task.adapted_prompt is not None and task.adapted_prompt.count("{question}") == 1
+    assert task.user_prompt == "Review:\n{question}"
+    assert "gain at least" in said
+
+
+@pytest.mark.parametrize(("n", "task", "cause"), [(260, "movies", "no_samples"), (30, "products", "too_few_examples")])
+async def test_what_cannot_be_adapted(
+    registry: Registry, settings: Settings, clock: Clock, n: int, task: str, cause: str
+) -> None:
+    await with_shop(registry)
+    await registry.record(samples(n, names=("products",)), [])
+    with pytest.raises(NoWork) as told:
+        await adapt.run(work_for(registry, settings, clock, "adapt", task=task))
+    assert told.value.cause == cause
+
+
+def test_chance_is_no_gain() -> None:
+    rows = [optimizer.Example(id=str(n), question=str(n), cluster=str(n)) for n in range(100)]
+    before = [float(n % 2) for n in range(100)]
+    after = [float((n + 1) % 2) for n in range(100)]
+    assert not measure(rows, before, after).certain
+    assert measure(rows, before, [1.0] * 100).certain
+    assert measure(rows, [None, *before[1:]], after).n == 99

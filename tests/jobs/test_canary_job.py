@@ -1,0 +1,235 @@
+"""One look at a canary reads what happened and moves the pointers, once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from jobs import advance, canary_job
+from jobs.errors import NoWork
+from jobs.policy import AUTOMATIC
+from registry import (
+    Arm,
+    CanaryPlan,
+    Domain,
+    Lineage,
+    Message,
+    Outcome,
+    Registry,
+    Sample,
+    Settings,
+)
+from tests.jobs.conftest import FIRST, Clock, shop, with_shop, work_for
+
+PLAN = CanaryPlan(stages=(0.2, 0.5), dwell_hours=(1, 1), n_final=800, margin=0.05)
+
+
+async def _on_canary(registry: Registry, by: str = "ops", **changes: object) -> Domain:
+    domain = await with_shop(registry, shop(canary=PLAN, **changes))
+    version = await registry.add_version("shop", FIRST + " Give the label only.", lineage=Lineage(author="jobs"))
+    await registry.canary("shop", version.number, 0.2, actor=by, why="try")
+    return domain
+
+
+async def _traffic(
+    registry: Registry,
+    clock: Clock,
+    n: int,
+    *,
+    good: tuple[float, float] = (0.8, 0.8),
+    errors: tuple[float, float] = (0.01, 0.01),
+    latency: tuple[float, float] = (1.0, 1.0),
+    arms: tuple[Arm, Arm] = ("control", "canary"),
+    seed: int = 1,
+) -> None:
+    """``n`` units per arm in the past half hour, each with one judged exchange, and the time passes."""
+    draw = random.Random(seed)
+    pointers = await registry.deployment("shop")
+    version = {
+        "control": pointers.stable,
+        "canary": pointers.canary,
+        "stable": pointers.stable,
+        "holdback": pointers.holdback,
+    }
+    outcomes: list[Outcome] = []
+    kept: list[Sample] = []
+    for arm, p, e, slow in zip(arms, good, errors, latency, strict=True):
+        for i in range(n):
+            name, at = f"{arm}-{seed}-{i}", clock() + draw.random() * 1800
+            failed = draw.random() < e
+            outcomes.append(
+                Outcome(
+                    domain="shop", arm=arm, version=version[arm], unit=name, at=at, status=500 if failed else 200, error=failed,
+                    latency=slow * draw.lognormvariate(0, 0.3), answer_tokens=20, prompt_tokens=100, exchange=name,
+                    experiment=pointers.experiment if arm in {"control", "canary"} else "",
+                )
+            )  # fmt: skip
+            if not failed:
+                kept.append(
+                    Sample(
+                        id=name, domain="shop", task="products", at=at, key="app", unit=name, arm=arm, version=version[arm],
+                        messages=(Message(role="user", content="Review:\nfine"),), answer="x", model="base",
+                        score=float(draw.random() < p), score_by="reference:choice",
+                    )
+                )  # fmt: skip
+    await registry.record(kept, outcomes)
+    clock.now += 3700
+
+
+async def _look(registry: Registry, settings: Settings, clock: Clock) -> str:
+    return await canary_job.run(work_for(registry, settings, clock, "canary"))
+
+
+async def _kinds(registry: Registry) -> Sequence[str]:
+    return [e.kind for e in reversed(await registry.history("shop", limit=100))]
+
+
+async def test_all_is_well_until_promoted(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry, promotion="auto")
+    assert "Stage 1 of 2" in await _look(registry, settings, clock)
+    await _traffic(registry, clock, 200)
+    await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.canary, pointers.share) == (2, 0.5)
+    await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).epoch == pointers.epoch, "a second look moves nothing"
+    await _traffic(registry, clock, 400, seed=2)
+    await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.canary, pointers.previous) == (2, None, 1)
+    assert (pointers.holdback, pointers.holdback_share) == (1, settings.jobs.holdback_share)
+    kinds = await _kinds(registry)
+    assert [k for k in kinds if k in {"canary", "share", "promote", "holdback"}] == [
+        "promote", "canary", "share", "promote", "holdback",
+    ]  # fmt: skip
+    looks = [e for e in await registry.history("shop", limit=100) if e.kind == "canary-look"]
+    assert looks[0].detail["action"] == "promote" and looks[0].detail["table"]
+
+
+async def test_a_manual_domain_asks_before_promoting(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry, promotion="manual")
+    await registry.set_share("shop", 0.5, actor="ops", why="all")
+    await _traffic(registry, clock, 500)
+    await _look(registry, settings, clock)
+    await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).stable == 1
+    (approval,) = await registry.list_approvals()
+    assert (approval.kind, approval.version) == ("promote", 2)
+    await registry.decide_approval(approval.id, "approved", by="ops", why="good")
+    await advance.run(work_for(registry, settings, clock, "approval", approval=approval.id))
+    await advance.run(work_for(registry, settings, clock, "approval", approval=approval.id))
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.canary) == (2, None)
+    promoted = [e for e in await registry.history("shop", limit=50) if e.kind == "promote"]
+    assert promoted[0].actor == "ops" and len(promoted) == 2
+
+
+async def test_harm_is_rolled_back_and_blocked(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry, promotion="auto")
+    await _traffic(registry, clock, 300, good=(0.8, 0.5))
+    work = work_for(registry, settings, clock, "canary")
+    said = await canary_job.run(work)
+    assert "Quality fell" in said
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.canary) == (1, None)
+    assert "Quality fell" in (await registry.get_version("shop", 2)).blocked
+    counted = work.metrics.registry.get_sample_value("metaspo_rollbacks_total", {"domain": "shop", "cause": "quality"})
+    assert counted == 1
+    with pytest.raises(NoWork):
+        await _look(registry, settings, clock)
+
+
+async def test_errors_are_rolled_back_without_any_score(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry)
+    await _traffic(registry, clock, 400, errors=(0.0, 0.4))
+    assert "Hard failures" in await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).canary is None
+
+
+async def test_a_slower_canary_pauses_and_asks(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry, promotion="auto")
+    await _traffic(registry, clock, 400, latency=(1.0, 1.6))
+    assert "Latency grew" in await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.canary, pointers.share) == (2, 0.2), "it neither grows nor goes"
+    (approval,) = await registry.list_approvals()
+    assert approval.kind == "share"
+    await registry.decide_approval(approval.id, "approved", by="ops", why="worth it")
+    await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).share == 0.5
+
+
+async def test_lopsided_arms_prove_nothing(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry)
+    await _traffic(registry, clock, 300, arms=("control", "control"))
+    await _traffic(registry, clock, 100, seed=3)
+    assert "not equally large" in await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).canary is None
+    assert not (await registry.get_version("shop", 2)).blocked, "inconclusive is no guilt"
+
+
+async def test_too_little_traffic_goes_back(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry)
+    clock.now += 15 * 86_400
+    assert "too little traffic" in await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).canary is None
+
+
+async def test_the_holdback_shows_harm_after_the_promotion(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    await _on_canary(registry)
+    await registry.promote("shop", 2, actor=AUTOMATIC, why="well")
+    await registry.set_holdback("shop", 1, 0.05, actor=AUTOMATIC, why="watch")
+    await _traffic(registry, clock, 400, arms=("holdback", "stable"), good=(0.9, 0.5))
+    assert "Quality fell" in await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.holdback) == (1, None)
+    assert (await registry.get_version("shop", 2)).blocked
+
+
+async def test_the_holdback_ends_well(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry)
+    await registry.promote("shop", 2, actor=AUTOMATIC, why="well")
+    await registry.set_holdback("shop", 1, 0.05, actor=AUTOMATIC, why="watch")
+    await _traffic(registry, clock, 300, arms=("holdback", "stable"))
+    clock.now += 15 * 86_400
+    assert "did no harm" in await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.holdback) == (2, None)
+
+
+async def test_a_person_who_moves_first_is_right(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry)
+    await _traffic(registry, clock, 300, good=(0.8, 0.4))
+    work = work_for(registry, settings, clock, "canary")
+    seen = await registry.deployment("shop")
+    await registry.set_share("shop", 0.3, actor="ops", why="mine")
+    decision = canary_job.decide(
+        PLAN, seen, canary_job.Experiment(started_at=0, stage_started_at=0), canary_job.units([], {}),
+        canary_job.units([], {}), now=clock() + 10**9,
+    )  # fmt: skip
+    with pytest.raises(NoWork) as told:
+        await canary_job._carry_out(work, await registry.get_domain("shop"), seen, decision)
+    assert told.value.cause == "moved_meanwhile"
+    assert (await registry.deployment("shop")).share == 0.3
+
+
+def test_scores_and_votes_that_came_later_are_joined() -> None:
+    outcome = Outcome(domain="shop", arm="canary", version=2, unit="u", at=5.0, exchange="e", latency=1.0)
+    sample = Sample(id="e", domain="shop", task="t", at=5.0, key="k", unit="u", score=0.25, feedback=0.0)
+    found = canary_job.units([outcome], {"e": sample})
+    assert list(found.scores) == [0.25]
+    assert found.failures[3, 0] == 1, "a bad vote is a hard signal"
+    assert list(found.task_quality("t")) == [0.25]
+
+
+def test_a_late_failure_of_a_unit_counts_only_for_what_it_showed_at_first() -> None:
+    first = Outcome(domain="shop", arm="canary", version=2, unit="u", at=5.0, exchange="e")
+    late = msgspec.structs.replace(first, at=500.0, error=True, exchange="f")
+    assert canary_job.units([first, late], {}).failures[0, 0] == 0
+    soon = msgspec.structs.replace(late, at=20.0)
+    assert canary_job.units([first, soon], {}).failures[0, 0] == 0.5
