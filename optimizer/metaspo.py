@@ -115,16 +115,21 @@ def _begin(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, plan: P
 
 
 async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
-    """Parents from the archive, each with its typed failures on a part of the reflect split."""
+    """Parents from the archive, with their typed failures on a part of the reflect split.
+
+    Who rewrites reads every parent's failures; who edits needs only their types, so the best parent's will do.
+    """
     prompts = search.archive.parents(search.plan.parents)
-    parents = await together(_with_failures(search, prompt, number) for prompt in prompts)
+    read = len(prompts) if search.proposer.name == "rewrite" else 1
+    parents = await together(_with_failures(search, prompt, number) for prompt in prompts[:read])
+    parents += [Parent(prompt, parents[0].failures) for prompt in prompts[read:]]
     first = parents[0]
     counts = {failures.task.name: failures.counts for failures in first.failures}
     asked = sum(failures.asked for failures in first.failures)
     wrong = sum(failures.total for failures in first.failures)
     text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt"
     search.evaluation.event("failures", text, generation=number, counts=counts)
-    return list(parents)
+    return parents
 
 
 async def _with_failures(search: Search, prompt: str, number: int) -> Parent:

@@ -18,6 +18,8 @@ DEFAULT_CALLS = 6000
 LEAST_CALLS = 60
 BASELINE_SHARE = 0.08
 _BASELINES = 5
+GENERATIONS = ((12_000, 10), (7_000, 8), (2_200, 6), (1_000, 5), (500, 3), (150, 2))
+"""From so many search calls on, so many generations: enough to build on what was found, few enough to measure it."""
 GATE_EXAMPLES = 52
 """Two more than the gate's 50 examples per task, so that an unscored answer or two does not spoil the verdict."""
 
@@ -80,7 +82,7 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     search = max(0.0, usable - confirm - baseline * beside)
     if spec.models.optimizer is not None:
         search *= 0.96  # the optimizer's own calls come out of the same budget
-    generations = 1 if search < 150 else 2 if search < 500 else 3 if search < 1000 else 5 if search < 2200 else 6
+    generations = next((count for least, count in GENERATIONS if search >= least), 1)
     final = 0.12 * search if search >= 600 else 0.0
     unit = (search - final) / (generations + 0.6)
     editable = any(task.editable_user_prompt for task in spec.sources) and unit >= 40
