@@ -15,47 +15,15 @@ from registry.redis_keys import PREFIX
 DATA_PLANE_USER: Final = "metaspo-gateway"
 CONTROL_USER: Final = "metaspo-control"
 
-_BOTH = [
-    "+@connection",
-    "-client|kill",
-    "+client|setinfo",
-    "+wait",
-    "+cluster|slots",
-    "+cluster|shards",
-    "+cluster|nodes",
-]
-_DATA_PLANE = [
-    "-@all",
-    *_BOTH,
-    *("+get", "+set", "+mget", "+del", "+exists", "+expire", "+ttl"),
-    *("+hget", "+hgetall", "+hset", "+hdel", "+hlen", "+hexists", "+hkeys", "+hmget", "+hincrbyfloat"),
-    *(
-        "+zadd",
-        "+zrange",
-        "+zrangebyscore",
-        "+zrevrange",
-        "+zrevrangebyscore",
-        "+zscore",
-        "+zcard",
-        "+zrem",
-        "+zpopmax",
-    ),
-    *("+zremrangebyrank", "+zremrangebyscore", "+smembers", "+sismember"),
-    *("+xadd", "+xrange", "+xrevrange", "+xlen", "+eval", "+evalsha", "+script|load", "+subscribe", "+unsubscribe"),
-    *("+multi", "+exec", "+discard", "+info", "+dbsize", "+cluster|keyslot", "+command"),
-]
-_CONTROL = ["-@all", *_BOTH, "+@read", "+@write", "+@stream", "+@scripting", "+@pubsub", "+@transaction"]
-_CONTROL += [
-    "+scan",
-    "+info",
-    "+dbsize",
-    "+waitaof",
-    "+config|get",
-    "+cluster|keyslot",
-    "+command",
-    "-flushall",
-    "-flushdb",
-]
+_BOTH = "-@all +@connection -client|kill +cluster|slots +cluster|shards +cluster|nodes +cluster|keyslot +command +info +dbsize"
+_DATA_PLANE = (
+    f"{_BOTH} +get +set +mget +del +exists +expire +ttl"
+    " +hget +hgetall +hset +hdel +hlen +hexists +hkeys +hmget +hincrbyfloat"
+    " +zadd +zrange +zrangebyscore +zrevrange +zrevrangebyscore +zscore +zcard +zrem +zpopmax"
+    " +zremrangebyrank +zremrangebyscore +smembers +sismember +xadd +xrange +xrevrange +xlen"
+    " +eval +evalsha +eval_ro +evalsha_ro +script|load +subscribe +unsubscribe +multi +exec +discard"
+)
+_CONTROL = f"{_BOTH} +@read +@write +@stream +@scripting +@pubsub +@transaction +config|get -flushall -flushdb"
 
 
 def acl_file(passwords: dict[str, str], prefix: str = PREFIX, queue_pattern: str = "taskiq*") -> str:
@@ -65,8 +33,8 @@ def acl_file(passwords: dict[str, str], prefix: str = PREFIX, queue_pattern: str
     """
     lines = ["user default off resetchannels -@all"]
     planes = {
-        DATA_PLANE_USER: [f"%R~{prefix}:c:*", f"~{prefix}:t:*", f"&{prefix}:moved", *_DATA_PLANE],
-        CONTROL_USER: [f"~{prefix}:*", f"~{queue_pattern}", f"&{prefix}:*", f"&{queue_pattern}", *_CONTROL],
+        DATA_PLANE_USER: [f"%R~{prefix}:c:*", f"~{prefix}:t:*", f"&{prefix}:moved", _DATA_PLANE],
+        CONTROL_USER: [f"~{prefix}:*", f"~{queue_pattern}", f"&{prefix}:*", f"&{queue_pattern}", _CONTROL],
     }
     for user, rules in planes.items():
         if user in passwords:

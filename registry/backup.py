@@ -114,7 +114,7 @@ async def _write_keys(
     """``together``: at one instant (all of one slot); else in round trips of some hundred keys."""
     if together:
         if keys:
-            answer = await redis.run("dump_group", [key.decode() for key in keys], ())
+            answer = await redis.read("dump_group", [key.decode() for key in keys], ())
             _write_answer(writer, answer, redis.keys.prefix, clock())
         return
     for start in range(0, len(keys), _BATCH):

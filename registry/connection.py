@@ -20,7 +20,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
 from registry.errors import Corrupt, NotConfirmed, Refused, RegistryError, RegistryUnavailable
 from registry.redis_keys import PREFIX, Keys
@@ -28,7 +28,8 @@ from registry.scripts import script
 
 CONNECT_TIMEOUT: Final = 1.0
 ANSWER_TIMEOUT: Final = 2.0
-CONFIRM_TIMEOUT: Final = 2.0
+CONFIRM_TIMEOUT: Final = 1.5
+"""Less than the answer time-out, so that a missing confirmation is told apart from a missing server."""
 _AT_ONE_TIME: Final = 64
 _BUSY = (
     "OOM",
@@ -57,6 +58,7 @@ class Connection:
         self.clustered = isinstance(client, RedisCluster)
         self.confirm_replicas = 0
         self.confirm_local = False
+        self._read_only_scripts = True
         self._gate = asyncio.Semaphore(_AT_ONE_TIME)
         self._answer_timeout = answer_timeout
 
@@ -154,6 +156,23 @@ class Connection:
                         pipe.execute_command(*command)
                     return cast("list[Any]", await pipe.execute())
 
+    async def read(self, name: str, keys: Sequence[str], args: Sequence[Value]) -> Any:
+        """One Lua script that only reads: a user who may not write these keys may run it (since Redis 7)."""
+        if self._read_only_scripts and not self.clustered:
+            source = script(name)
+            async with self._gate:
+                with self.translated():
+                    try:
+                        try:
+                            return await self.client.execute_command("EVALSHA_RO", source.sha, len(keys), *keys, *args)
+                        except foreign.NoScriptError:
+                            return await self.client.execute_command("EVAL_RO", source.text, len(keys), *keys, *args)
+                    except foreign.ResponseError as error:
+                        if "unknown command" not in str(error):
+                            raise
+                        self._read_only_scripts = False
+        return await self.run(name, keys, args)
+
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Value], *, confirm: bool = False) -> Any:
         """One Lua script of ours; all ``keys`` share one hash tag.
 
@@ -194,7 +213,7 @@ class Connection:
         if local_and_replicas[0] < (1 if self.confirm_local else 0) or local_and_replicas[1] < self.confirm_replicas:
             raise NotConfirmed(
                 "The change was made, but Redis did not confirm within"
-                f" {CONFIRM_TIMEOUT:.0f} s that it is on disk: ask again with the same request id."
+                f" {CONFIRM_TIMEOUT:g} s that it is on disk: ask again with the same request id."
             )
         return answers[0]
 
@@ -263,12 +282,17 @@ class Connection:
             raise RegistryUnavailable(
                 f"Redis at {self.shown} did not answer within {self._answer_timeout:g} s."
             ) from error
-        except foreign.AuthenticationError as error:
-            raise RegistryUnavailable(f"Redis at {self.shown} refuses the user or password: {error}.") from error
         except foreign.NoPermissionError as error:
             raise Refused(f"The Redis user may not do this ({error}): connect as the control user.") from error
         except (foreign.ConnectionError, foreign.ClusterError, foreign.RedisClusterException, OSError) as error:
+            if isinstance(error, foreign.AuthenticationError) or "username-password" in str(error):
+                raise RegistryUnavailable(
+                    f"Redis at {self.shown} refuses the user or password: {_first_line(error)}."
+                ) from error
             raise RegistryUnavailable(f"Redis at {self.shown} cannot be reached: {_first_line(error)}.") from error
+        except AttributeError as error:
+            # The cluster client drops a node's connections under another task that is just using one.
+            raise RegistryUnavailable(f"Redis at {self.shown} closed the connection.") from error
         except foreign.ResponseError as error:
             text = _first_line(error)
             if text.startswith(_BUSY) or isinstance(error, foreign.ReadOnlyError | foreign.OutOfMemoryError):
@@ -345,6 +369,7 @@ def _client(url: str, options: dict[str, Any]) -> Client:
                 "socket_timeout": 0.5,
                 "socket_connect_timeout": 0.5,
                 "protocol": 2,
+                "retry": Retry(NoBackoff(), 0),
                 "username": query.get("sentinel_username"),
                 "password": query.get("sentinel_password"),
             },

@@ -39,7 +39,7 @@ async def fetch_all(redis: Connection) -> RawSnapshot:
     keys = redis.keys
     if not redis.clustered:
         before, after = keys.live("\n").split("\n")
-        answer = await redis.run("snapshot", (keys.epoch, keys.domains, keys.keyring), (before, after))
+        answer = await redis.read("snapshot", (keys.epoch, keys.domains, keys.keyring), (before, after))
         rest = answer[2:]
         domains = {name.decode(): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
         return RawSnapshot(int(answer[0]), _pairs(answer[1]), domains)
