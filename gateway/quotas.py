@@ -23,6 +23,10 @@ class HourlyRoom:
     def __init__(self, hour: int) -> None:
         self.hour = hour
         self.total = 0
+        self.told = 0
+        """How many of ours the fleet knows of."""
+        self.others = 0
+        """How many the rest of the fleet has taken, when we last heard."""
         self._tasks: dict[str, int] = {}
         self._keys: dict[str, int] = {}
         self._units: dict[str, int] = {}
@@ -35,11 +39,11 @@ class HourlyRoom:
         mine = self._tasks.setdefault(task, 0)
         keys = self._keys
         keys.setdefault(key, 0)
-        if self.total >= cap or self._units.get(unit, 0) >= per_unit:
+        if self.total + self.others >= cap or self._units.get(unit, 0) >= per_unit:
             return False
         if len(keys) > 1 and keys[key] >= ceil(cap * key_share):
             return False
-        if mine >= ceil(cap / len(self._tasks)) and self.total >= cap * into:
+        if mine >= ceil(cap / len(self._tasks)) and self.total + self.others >= cap * into:
             return False
         self.total += 1
         self._tasks[task] = mine + 1

@@ -23,7 +23,7 @@ import msgspec
 
 from gateway.exchange import Exchange
 from gateway.feedback import record_id, unit_digest
-from gateway.limits import exchange_cost
+from gateway.limits import Ledger, exchange_cost
 from gateway.prices import Prices
 from gateway.quotas import HourlyRoom, PerSecond, drawn
 from gateway.samples import bad_format, make_sample, read_exchange
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 HOUR = 3600.0
 FLUSH_EVERY = 0.25
 """Seconds between two batches while little happens."""
+SHARE_EVERY = 1.0
+"""Seconds between two comparisons of the hourly caps with the fleet."""
 BATCH = 500
 MAX_REQUEST = 1 << 20
 """Bytes of a request body above which an exchange is not kept: it would be cut to pieces anyway."""
@@ -74,7 +76,9 @@ class _Queued(msgspec.Struct):
 class Sampler:
     """Keeps exchanges for learning. Implements `gateway.exchange.Recorder`.
 
-    ``write`` is ``Registry.record``; ``fleet`` the number of workers that share a domain's hourly cap.
+    ``write`` is ``Registry.record``, ``ledger`` is ``Registry.add_usage``: with it a domain's hourly cap holds for
+    the fleet within about a second. ``fleet`` is the number of workers of this process family, who share the cap
+    from the start.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Sampler:
         per_unit: int = 20,
         key_share: float = 0.5,
         fleet: int = 1,
+        ledger: Ledger | None = None,
         detectors: Sequence[Detector] = DETECTORS,
     ) -> None:
         self._write = write
@@ -98,6 +103,8 @@ class Sampler:
         self._per_unit = per_unit
         self._key_share = key_share
         self._fleet = fleet
+        self._ledger = ledger
+        self._shared_at = 0.0
         self._detectors = detectors
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
@@ -196,9 +203,11 @@ class Sampler:
         room = self._rooms.get(domain)
         if room is None or room.hour != hour:
             room = self._rooms[domain] = HourlyRoom(hour)
-        capped = msgspec.structs.replace(policy, per_hour=ceil(policy.per_hour / self._fleet))
+        if room.total >= ceil(policy.per_hour / self._fleet):
+            self._counts.sample(domain, kept=False)
+            return False
         kept = room.take(
-            capped,
+            policy,
             exchange.task,
             exchange.key.id if exchange.key else "",
             exchange.unit,
@@ -246,6 +255,9 @@ class Sampler:
             self._wake.clear()
             while self._queue:
                 await self._write_batch()
+            if not 0 <= self._clock() - self._shared_at < SHARE_EVERY:
+                with contextlib.suppress(RegistryError):  # then the cap holds here alone, until it answers again
+                    await self.reconcile()
 
     async def _write_batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
@@ -257,6 +269,24 @@ class Sampler:
             for _ in range(max(len(samples), len(outcomes))):
                 self._counts.dropped("shutdown")
             raise
+
+    async def reconcile(self) -> None:
+        """Tell the fleet how many were kept of each domain this hour, and learn what the others kept.
+
+        Raises `RegistryError`; then nothing is lost and the next one catches up.
+        """
+        now = self._clock()
+        hour = int(now // HOUR)
+        rooms = {f"samples.{name}": room for name, room in self._rooms.items() if room.hour == hour}
+        self._shared_at = now
+        if self._ledger is None or not rooms:
+            return
+        taken = {name: room.total for name, room in rooms.items()}
+        deltas = {name: {"kept": float(total - rooms[name].told)} for name, total in taken.items()}
+        totals = await self._ledger(deltas, f"h{hour}", 2 * HOUR)
+        for name, room in rooms.items():
+            room.told = taken[name]
+            room.others = max(0, int(totals.get(name, {}).get("kept", 0.0)) - room.told)
 
     async def _write_until_taken(self, samples: list[Sample], outcomes: list[Outcome]) -> None:
         pause = 0.25

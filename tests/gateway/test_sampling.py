@@ -239,6 +239,26 @@ async def test_samples_reach_the_real_registry_and_meet_their_feedback(registry:
     assert (tally.version, tally.arm, tally.n, tally.prompt_tokens) == (1, "stable", 7, 70)
 
 
+async def test_the_hourly_cap_holds_for_the_fleet(registry: Registry) -> None:
+    policy, clock = SamplePolicy(share=1.0, per_hour=20), Clock()
+    shelves = [Shelf(), Shelf()]
+    one, two = (sampler(shelf, Counts(), clock, policy, ledger=registry.add_usage) for shelf in shelves)
+    number = 0
+    for _ in range(10):
+        for box in (one, two):
+            for _ in range(3):
+                number += 1
+                box.offer(exchange(number))
+            await box.reconcile()
+    await written(one)
+    await written(two)
+    kept = [len(shelf.samples) for shelf in shelves]
+    assert 20 <= sum(kept) <= 23  # what one took before it heard of the other's last
+    clock.now += 3600
+    await written(two, exchange(9999))
+    assert len(shelves[1].samples) == kept[1] + 1
+
+
 # --- quotas -----------------------------------------------------------------------------------------------------------
 
 POLICY = SamplePolicy(share=1.0, per_hour=100)
