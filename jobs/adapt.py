@@ -50,7 +50,7 @@ class Gain(msgspec.Struct, frozen=True):
 
 
 async def run(work: Work) -> str:
-    """Adapt the task named in the trigger's ``task``. Raises NoWork when it cannot be searched or nothing was better."""
+    """Adapt the task named in the trigger's ``task``. Raises NoWork when that cannot be, or nothing was better."""
     domain = await work.domain()
     name = str(work.args.get("task") or "")
     if not name:

@@ -62,7 +62,8 @@ async def _traffic(
             failed = draw.random() < e
             outcomes.append(
                 Outcome(
-                    domain="shop", arm=arm, version=version[arm], unit=name, at=at, status=500 if failed else 200, error=failed,
+                    domain="shop", arm=arm, version=version[arm], unit=name, at=at, error=failed,
+                    status=500 if failed else 200,
                     latency=slow * draw.lognormvariate(0, 0.3), answer_tokens=20, prompt_tokens=100, exchange=name,
                     experiment=pointers.experiment if arm in {"control", "canary"} else "",
                 )
@@ -70,7 +71,8 @@ async def _traffic(
             if not failed:
                 kept.append(
                     Sample(
-                        id=name, domain="shop", task="products", at=at, key="app", unit=name, arm=arm, version=version[arm],
+                        id=name, domain="shop", task="products", at=at, key="app", unit=name, arm=arm,
+                        version=version[arm],
                         messages=(Message(role="user", content="Review:\nfine"),), answer="x", model="base",
                         score=float(draw.random() < p), score_by="reference:choice",
                     )
