@@ -44,10 +44,8 @@ def test_every_row_of_the_table_is_explained(page: str) -> None:
 def test_bounds_are_those_of_the_code(page: str) -> None:
     policy = GatePolicy()
     assert f"`D >= {policy.min_effect}`" in page
-    assert (
-        f"at most {policy.prompt_max}, and at most {policy.prompt_ratio} times the incumbent's beyond {policy.prompt_free}"
-        in page
-    )
+    beyond = f"at most {policy.prompt_ratio} times the incumbent's beyond {policy.prompt_free}"
+    assert f"at most {policy.prompt_max}, and {beyond}" in page
     assert f"McNemar p > {policy.suite_p}" in page
     assert f"at least {policy.min_tasks} tasks with {policy.min_examples} scored examples" in page
     assert f"at most {policy.token_ratio} times as long, upper bound at most {policy.token_ratio_upper}" in page
@@ -56,7 +54,8 @@ def test_bounds_are_those_of_the_code(page: str) -> None:
 
 def test_every_class_of_the_linter_is_named(repository: Path, page: str) -> None:
     source = (repository / "optimizer" / "lint.py").read_text("utf-8")
-    kinds = set(re.findall(r'Hit\("(\w+)"', source)) | set(re.findall(r'_listed\(body, patterns\.\w+, "(\w+)"', source))
+    listed = re.findall(r'_listed\(body, patterns\.\w+, "(\w+)"', source)
+    kinds = {*re.findall(r'Hit\("(\w+)"', source), *listed}
     assert len(kinds) >= 17 and lint_patterns.HIJACK
     section = page[page.index("## Lint") :]
     assert not {kind for kind in kinds if f"`{kind}`" not in section}
