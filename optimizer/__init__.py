@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         SearchFileError,
     )
     from optimizer.estimate import Estimate, estimate
-    from optimizer.evaluation import Evaluation, fingerprint
+    from optimizer.evaluation import Evaluation
     from optimizer.gate import GateResult, decide
     from optimizer.judges import judge_for
     from optimizer.lint import lint
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         TaskScore,
         Verdict,
     )
+    from optimizer.runs import fingerprint
     from optimizer.search import search
     from optimizer.search_file import load_search_file
     from optimizer.settings import Settings
@@ -74,7 +75,7 @@ _HOME = {
         "SearchFileError",
     ),
     "estimate": ("Estimate", "estimate"),
-    "evaluation": ("Evaluation", "fingerprint"),
+    "evaluation": ("Evaluation",),
     "gate": ("GateResult", "decide"),
     "judges": ("judge_for",),
     "lint": ("lint",),
@@ -102,6 +103,7 @@ _HOME = {
         "TaskScore",
         "Verdict",
     ),
+    "runs": ("fingerprint",),
     "search": ("search",),
     "search_file": ("load_search_file",),
     "settings": ("Settings",),

@@ -13,8 +13,10 @@ from aiohttp import web
 from endpoint import Endpoint, chat, problem, serve
 
 from optimizer.errors import BudgetSpent, EndpointDown, EndpointRefused, JournalError, RunBlocked
-from optimizer.evaluation import Evaluation, fingerprint, render
+from optimizer.evaluation import Evaluation
 from optimizer.records import Budget, Event, Example, JudgeSpec, Models, ModelSpec, SearchSpec, SearchTask
+from optimizer.rollouts import render
+from optimizer.runs import fingerprint
 
 CHOICE = JudgeSpec(kind="choice", labels=("yes", "no"))
 
