@@ -15,7 +15,10 @@ from registry.redis_keys import PREFIX
 DATA_PLANE_USER: Final = "metaspo-gateway"
 CONTROL_USER: Final = "metaspo-control"
 
-_BOTH = "-@all +@connection -client|kill +cluster|slots +cluster|shards +cluster|nodes +cluster|keyslot +command +info +dbsize"
+_BOTH = (
+    "-@all +@connection -client|kill +cluster|slots +cluster|shards +cluster|nodes +cluster|keyslot"
+    " +command +info +dbsize"
+)
 _DATA_PLANE = (
     f"{_BOTH} +get +set +mget +del +exists +expire +ttl"
     " +hget +hgetall +hset +hdel +hlen +hexists +hkeys +hmget +hincrbyfloat"
