@@ -90,7 +90,7 @@ class _Rate:
 class _Book:
     """What one key has used."""
 
-    __slots__ = ("in_flight", "in_flight_told", "others_in_flight", "requests", "spent", "tokens", "touched")
+    __slots__ = ("ends", "in_flight", "in_flight_told", "others_in_flight", "requests", "spent", "tokens", "touched")
 
     def __init__(self, minute: int, day: int) -> None:
         self.requests = _Rate(minute)
@@ -100,10 +100,13 @@ class _Book:
         self.in_flight_told = 0
         self.others_in_flight = 0.0
         self.touched = True
+        self.ends = (minute + 1) * MINUTE
+        """When the minute ends that was last rolled to."""
 
     def roll(self, minute: int, day: int) -> None:
         if minute != self.requests.now.index:
             self.in_flight_told = 0  # a new minute's counters begin at zero
+        self.ends = (minute + 1) * MINUTE
         self.requests.roll(minute)
         self.tokens.roll(minute)
         if day != self.spent.index:
@@ -181,8 +184,10 @@ class KeyLimits:
                 book.spent.ours += cost
 
     def _book(self, key: str, now: float) -> _Book:
-        minute, day = int(now // MINUTE), int(now // DAY)
         book = self._books.get(key)
+        if book is not None and book.ends - MINUTE <= now < book.ends:
+            return book
+        minute, day = int(now // MINUTE), int(now // DAY)
         if book is None:
             book = self._books[key] = _Book(minute, day)
         else:
