@@ -18,6 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gateway.assignment import Serving
 from gateway.auth import KeyRing
 from gateway.exchange import Exchange, PlainIds, TranslateLane
@@ -95,6 +97,7 @@ class Worker:
             per_unit=gateway.sample_per_unit,
             key_share=gateway.sample_per_key_share,
             fleet=workers,
+            ledger=self._add_usage,
         )
         self.limits = KeyLimits(
             prices, clock=clock, worker=f"{socket.gethostname()}:{os.getpid()}", ledger=self._add_usage
@@ -105,6 +108,8 @@ class Worker:
         self._plain = PlainIds()
         self._registry: Registry | None = None
         self._registry_down = False
+        self._synced = False
+        self._file = bootstrap(settings, clock())
         self._watcher: SnapshotWatcher | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._pipeline: Pipeline | None = None
@@ -140,9 +145,13 @@ class Worker:
 
     async def start(self) -> None:
         """Serve from the file or the config at once; connect in the background."""
-        self.use(bootstrap(self.settings, self.clock()))
+        self.use(self._file)
         self.snapshot = None  # not a word from the registry yet: see `ready`
         self._read_secret()
+        if self.settings.gateway.otel:
+            from gateway.telemetry import Traces, tracer
+
+            self.metrics.traces = Traces(tracer()).observe
         self.metrics.start()
         self.sampler.start()
         self.limits.start()
@@ -166,6 +175,7 @@ class Worker:
 
     def use(self, snapshot: Snapshot) -> None:
         """Serve from this snapshot: requests that begin from now on."""
+        snapshot = with_file(snapshot, self._file)
         self.snapshot = snapshot
         self.keys.load(snapshot)
         self.sampler.load(snapshot)
@@ -177,9 +187,9 @@ class Worker:
         self.settings = settings
         self.pipeline.reload(house_of(settings))
         self.pipeline.neighbours.translate = self._lane()
+        self._file = bootstrap(settings, self.clock())
         if self.snapshot is None:
-            snapshot = bootstrap(settings, self.clock())
-            self.use(snapshot)
+            self.use(self._file)
             self.snapshot = None
         if self._registry is not None and self.number == 0:
             self._tasks.append(asyncio.create_task(self._sync(self._registry), name="sync"))
@@ -188,8 +198,11 @@ class Worker:
         """Whether requests may be sent here, and why not."""
         if self.draining:
             return False, "draining"
-        if self.snapshot is None and self.redis_url is not None and not self._registry_down:
+        waiting = self.redis_url is not None and not self._registry_down
+        if waiting and self.snapshot is None:
             return False, "no snapshot yet"
+        if waiting and self.number == 0 and not self._synced:
+            return False, "what the config file says is not in the registry yet"
         return True, ""
 
     def snapshot_age(self) -> float | None:
@@ -306,6 +319,15 @@ class Worker:
         from gateway.translate import LiteLLMLane
 
         return LiteLLMLane(self.settings)
+
+
+def with_file(snapshot: Snapshot, file: Snapshot) -> Snapshot:
+    """The snapshot, but what the config file says of keys and domains holds although the registry has not heard it yet:
+    a key of the file works from the first request on."""
+    missing = {name: view for name, view in file.domains.items() if name not in snapshot.domains}
+    if not missing and file.keys.keys() <= snapshot.keys.keys():
+        return snapshot
+    return replace(snapshot, domains={**missing, **snapshot.domains}, keys={**file.keys, **snapshot.keys})
 
 
 def bootstrap(settings: Settings, now: float) -> Snapshot:
