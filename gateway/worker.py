@@ -266,6 +266,7 @@ class Worker:
             raise
         except RegistryError as error:
             log.warning("the registry refuses what the config file says: %s", error)
+        self._synced = True
 
     def _signer(self) -> Signer | None:
         if not self.settings.gateway.control_plane:
