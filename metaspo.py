@@ -128,6 +128,21 @@ def settings_of(ctx: click.Context) -> Settings:
     return load_settings(ctx.find_root().obj["config"])
 
 
+async def write_settings(settings: Settings, redis_url: str) -> None:
+    """Write the file's keys, domains and first versions into the registry, signed.
+
+    Done before any gateway worker reads its first snapshot, so that none refuses a key that the file names.
+    """
+    from registry import Registry, Signer
+
+    signer = Signer.load_or_create(settings.signing_key_path.expanduser())
+    registry = await Registry.from_settings(settings, redis_url, signer=signer)
+    try:
+        await registry.sync_settings(settings)
+    finally:
+        await registry.close()
+
+
 @contextlib.contextmanager
 def house(
     settings: Settings,
@@ -155,6 +170,7 @@ def house(
             env["METASPO_CONFIG"] = str(config)
         if not settings.redis_url:
             env["METASPO_REDIS_URL"] = tree.start_storage(lambda: EmbeddedRedis.start(home))
+            asyncio.run(write_settings(settings, env["METASPO_REDIS_URL"]))
         for program in before:
             tree.start(program)
         serve = ["gateway", "serve", "--workers", str(workers or settings.gateway.workers)]

@@ -16,6 +16,7 @@ from typing import Any
 from openai import APIError, OpenAI
 
 USER_PROMPT = "What is the sentiment of this customer feedback?\n\n{question}"
+LABELS = ("positive", "negative")
 ANSWER_TOKENS = 12
 """What the app asks for: enough to name a label in a short sentence."""
 
@@ -52,6 +53,14 @@ def in_turn(groups: Sequence[Sequence[Row]]) -> Iterator[Row]:
     """Rows of all groups, one of each in turn, as traffic of several kinds arrives."""
     for place in range(max(map(len, groups), default=0)):
         yield from (group[place] for group in groups if place < len(group))
+
+
+def first_label(reply: str) -> str | None:
+    """The label that a reply names first: how the app reads a sentence."""
+    places = {label: reply.lower().find(label) for label in LABELS}
+    return (
+        min((place, label) for label, place in places.items() if place >= 0)[1] if max(places.values()) >= 0 else None
+    )
 
 
 class App:

@@ -1,7 +1,7 @@
 """Which gateway worker serves what: one open connection to each worker process, asked in turn.
 
-The workers share a port and the kernel spreads connections over them, so a connection is opened, its other end looked up
-among the workers' sockets, and kept when it is the first to that worker.
+The workers share a port and the kernel spreads connections over them, so a connection is opened, its other end looked
+up among the workers' sockets, and kept when it is the first to that worker.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from demo.app import USER_PROMPT
+from demo.app import LABELS, USER_PROMPT
 from processes import ProcessError, Program, free_address
 
 HERE = Path(__file__).resolve().parent
@@ -27,7 +27,6 @@ FIRST_PROMPT = "You are a helpful assistant."
 """Version 1: the generic prompt that the published experiments start from, too."""
 SOURCES = ("products", "food", "service")
 UNSEEN = "movies"
-LABELS = ("positive", "negative")
 HOUSE_PORT = 8080
 SEARCH_MODEL = "base-for-search"
 KEY_NAMES = ("DEMO_APP_KEY", "DEMO_SEARCH_KEY", "DEMO_OPERATOR_KEY")
@@ -44,7 +43,7 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(traffic=130, unseen=100, calls=1000, canary=24),
+    "full": Sizes(traffic=124, unseen=64, calls=1000, canary=24),
     "small": Sizes(traffic=16, unseen=8, calls=120, canary=6),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import stage, summary
-from demo.app import USER_PROMPT, Exchange, Row, in_turn, read_rows
+from demo.app import USER_PROMPT, Exchange, Row, first_label, in_turn, read_rows
 from demo.show import Show
 from demo.stage import DATA, FIRST_PROMPT, SIZES, SOURCES, UNSEEN, Sizes
 from demo.telling import Telling, clear_the_stage, interruptible, stay_open, told_on
@@ -157,13 +157,13 @@ def search(telling: Telling) -> Json:
     )
     budget = telling.sizes.calls
     with show.progress("calls", budget) as advance:
-        doing = ""
+        doing = told = ""
         for event in operator.follow(run_id):
             if event["kind"] == "progress":
                 advance(min(event["data"]["calls"], budget), doing)
-            elif event.get("message"):
-                doing = event["kind"]
-                show.fact(f"{event['kind']}: {event['message']}")
+            elif event.get("message") and event["message"] != told:
+                doing, told = event["kind"], event["message"]
+                show.fact(f"{doing}: {told}")
     return operator.run(run_id)
 
 
@@ -211,8 +211,8 @@ def canary(telling: Telling, version: int) -> None:
     arms = sorted({(exchange.arm, exchange.version) for exchange in done}, key=str)
     for arm, number in arms:
         own = [(row, e) for row, e in zip(rows, done, strict=True) if (e.arm, e.version) == (arm, number)]
-        named = sum(row.answer in exchange.reply.lower() for row, exchange in own)
-        show.fact(f"arm {arm}, version {number}: {len(own)} exchanges, {named} replies name the right label")
+        right = sum(first_label(exchange.reply) == row.answer for row, exchange in own)
+        show.fact(f"arm {arm}, version {number}: {right} of {len(own)} replies name the right label first")
 
 
 def promote(telling: Telling, version: int, why: str) -> None:
@@ -251,12 +251,14 @@ def roll_back(telling: Telling) -> None:
 def conclude(telling: Telling, run: Json, seconds: float) -> Json:
     """Put together what was measured, write it, and return it."""
     result, facts = run.get("result") or {}, telling.facts
+    first = run.get("incumbent") or 1
+    first_text = telling.operator.version(first)["system_prompt"]
     gate = run.get("gate") or {"outcome": "NOT RUN", "reason": run.get("reason") or "the search did not end"}
     by_role = {model.role: model for model in telling.models}
     names = {role: by_role[role].name if role in by_role else None for role in ("base", "optimizer", "judge")}
     final: Json = {
-        "incumbent": summary.scores_of(result, "incumbent", run.get("incumbent") or 1),
-        "winner": summary.scores_of(result, "winner", facts["finalist"]),
+        "incumbent": summary.scores_of(result, "incumbent", first, first_text),
+        "winner": summary.scores_of(result, "winner", facts["finalist"], result.get("winner")),
         "constant_baseline": summary.constant_baseline(result, SOURCES, UNSEEN),
         "gate": gate,
         "calls": {**(run.get("calls") or {}), "traffic": telling.traffic_calls + len(telling.notebook.read())},

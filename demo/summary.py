@@ -13,12 +13,12 @@ from demo.stage import LocalModel, Sizes
 Json = dict[str, Any]
 
 
-def scores_of(result: Mapping[str, Any], side: str, version: int | None) -> Json:
+def scores_of(result: Mapping[str, Any], side: str, version: int | None, text: str | None) -> Json:
     """``incumbent`` or ``winner`` of a run's result: mean scores over tasks with their 95 % intervals, or None."""
     measured = result.get(f"{side}_scores") or {}
     return {
         "version": version,
-        "system_prompt": result.get(side),
+        "system_prompt": text,
         "holdout": _mean(measured, "holdout"),
         "unseen": _mean(measured, "unseen"),
         "tasks": {
@@ -120,7 +120,7 @@ def cuts(sizes: Sizes, models: Sequence[LocalModel], gate: Json) -> list[str]:
     """Every size that is smaller here than the product's own defaults."""
     named = [
         f"search: {sizes.calls} calls, the default is 6,000",
-        f"traffic: {sizes.traffic} exchanges per source task, so about {sizes.traffic // 2} held-out examples each, not 100",
+        f"traffic: {sizes.traffic} exchanges per source task, so about {sizes.traffic // 2} held out of each, not 100",
         f"answers: at most {ANSWER_TOKENS} tokens",
         f"canary: {sizes.canary} exchanges at 50 %, then the operator's word; the rule is 4,400 per arm over days",
         "source tasks are near to each other: three kinds of customer feedback",
