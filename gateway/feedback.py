@@ -20,7 +20,7 @@ from itsdangerous import BadSignature, Signer
 
 from gateway.exchange import Exchange, Refusal
 from gateway.scrub import Scrubber
-from registry import GLOBAL, Arm, Feedback, KeyRecord
+from registry import GLOBAL, Arm, Feedback, KeyRecord, unit_digest
 
 FLEET_SECRET = "exchange-id"  # noqa: S105 - its name, not the secret
 """Name of the fleet secret in the registry."""
@@ -38,11 +38,6 @@ def record_id(exchange: Exchange) -> str:
 
 
 @lru_cache(maxsize=4096)
-def unit_digest(unit: str) -> str:
-    """What is stored for a unit: 16 hex digits. Callers put mail addresses there; those are never stored."""
-    return hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if unit else ""
-
-
 class ExchangeClaim(msgspec.Struct, frozen=True):
     """What a signed id says of its exchange."""
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.exchange import Exchange
-from gateway.feedback import record_id, unit_digest
+from gateway.feedback import record_id
 from gateway.scrub import DETECTORS, Detector, Scrubber
 from gateway.transcript import Answer, Conversation, read_answer, read_request
-from registry import Message, Sample, Task
+from registry import Message, Sample, Task, unit_digest
 
 
 def read_exchange(exchange: Exchange) -> tuple[Conversation, Answer]:

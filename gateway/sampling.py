@@ -22,14 +22,14 @@ from typing import Protocol
 import msgspec
 
 from gateway.exchange import Exchange
-from gateway.feedback import record_id, unit_digest
+from gateway.feedback import record_id
 from gateway.limits import Ledger, exchange_cost
 from gateway.prices import Prices
 from gateway.quotas import HourlyRoom, PerSecond, drawn
 from gateway.samples import bad_format, make_sample, read_exchange
 from gateway.scrub import DETECTORS, Detector
 from gateway.transcript import READABLE, Unreadable
-from registry import GLOBAL, Outcome, RegistryError, Sample, SamplePolicy, Snapshot, Task
+from registry import GLOBAL, Outcome, RegistryError, Sample, SamplePolicy, Snapshot, Task, unit_digest
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         EmbeddedRedis,
         running_url,
     )
+    from registry.erasure import unit_digest
     from registry.errors import (
         Conflict,
         Corrupt,
@@ -190,6 +191,7 @@ __all__ = [
     "load_settings",
     "running_url",
     "settings_reference",
+    "unit_digest",
     "verify",
     "watch",
 ]
@@ -198,6 +200,7 @@ _HOMES = {
     "acl": "acl_file",
     "checks": "check",
     "embedded": "EmbeddedRedis running_url",
+    "erasure": "unit_digest",
     "errors": "Conflict Corrupt NotConfirmed NotFound Refused RegistryError RegistryUnavailable SettingsError",
     "keyring": "hash_key",
     "lifecycle": "describe live_versions",

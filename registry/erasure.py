@@ -8,6 +8,7 @@ report; they hold no traffic text (the gate's linter sees to that), and whether 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING
 
 from registry.errors import Corrupt, Refused
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 _PAGE = 500
 
 
+def unit_digest(unit: str) -> str:
+    """What a gateway stores for a unit: 16 hex digits. Callers put mail addresses there; those are never stored."""
+    return hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if unit else ""
+
+
 async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> ErasureReport:
     """Erase by key (an app: all it sent), unit (one user, in all apps) or both (one user of one app). Raises Refused.
 
@@ -31,11 +37,13 @@ async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> Erasu
     redis, keys = store._redis, store._keys
     names = [name.decode() for name in await redis.command("SMEMBERS", keys.domains)]
     total = ErasureReport()
-    for domain in sorted(names):
-        samples = await _samples(store, domain, key, unit)
-        datasets = await _datasets(store, domain, key, unit, samples)
-        votes = await _votes(store, domain, key, unit)
-        outcomes = await _outcomes(store, domain, unit)
+    # A gateway stores a unit's digest, never the unit; other writers may have stored the unit itself.
+    forms = [None] if unit is None else [unit, unit_digest(unit)]
+    for domain, form in ((domain, form) for domain in sorted(names) for form in forms):
+        samples = await _samples(store, domain, key, form)
+        datasets = await _datasets(store, domain, key, form, samples)
+        votes = await _votes(store, domain, key, form)
+        outcomes = await _outcomes(store, domain, form)
         versions = []
         if datasets:
             listed = await store.list_versions(domain)  # type: ignore[attr-defined]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.exchange import Exchange
-from gateway.feedback import BadExchangeId, SignedIds, record_id, unit_digest
-from registry import KeyRecord, Sample
+from gateway.feedback import BadExchangeId, SignedIds, record_id
+from registry import KeyRecord, Sample, unit_digest
 
 OWNER = KeyRecord(id="k1", name="app", role="caller", hash="")
 SECRET = b"0123456789abcdef0123456789abcdef"

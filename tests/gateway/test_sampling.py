@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.exchange import Exchange, Target, Usage
-from gateway.feedback import unit_digest
 from gateway.limits import exchange_cost
 from gateway.prices import Price, Prices
 from gateway.quotas import HourlyRoom, drawn
@@ -33,6 +32,7 @@ from registry import (
     SamplePolicy,
     Snapshot,
     Task,
+    unit_digest,
 )
 
 PRICES = Prices({"gpt-x": Price(1.0, 10.0)})
@@ -308,3 +308,12 @@ def test_the_draw_is_a_function_of_the_id_and_fair() -> None:
     assert kept <= {name for name in names if drawn(name, 0.2)}
     assert not any(drawn(name, 0.0) for name in names)
     assert all(drawn(name, 1.0) for name in names)
+
+
+async def test_a_person_is_erased_by_the_name_that_the_caller_used(registry: Registry) -> None:
+    await registry.put_domain(Domain(name="support"), actor="test")
+    box = sampler(registry.record, Counts())
+    await written(box, exchange(1, unit="ann@example.com"), exchange(2, unit="bob@example.com"))
+    report = await registry.erase(None, "ann@example.com")
+    assert (report.samples, report.outcomes) == (1, 1)
+    assert [sample.id for sample in await registry.samples("support")] == ["x2"]
