@@ -147,7 +147,7 @@ class DeploymentStore(VersionStore):
             return now
         entry = self._entry(domain, kind, actor, why, before=now, after=after, request_id=request_id, at=after.moved_at)
         texts = await self._served(domain, after)
-        await self._announce(domain)
+        mark = await self._announce(domain)
         keys = (
             self._keys.live(domain),
             self._keys.audit(domain),
@@ -158,7 +158,7 @@ class DeploymentStore(VersionStore):
         )
         args = (now.epoch, after.epoch, encode(after), repr(after.moved_at), entry, self._keep.audit, self._remember)
         answer = await self._redis.run("move", keys, (*args, self._keys.moved, domain, *texts), confirm=True)
-        await self._tell(domain)
+        await self._tell(mark)
         if answer[0] == b"moved":
             return after
         if answer[0] == b"done":

@@ -38,12 +38,13 @@ class DomainStore(AuditStore):
             domain = replace(domain, locked_signature="")
         await self._check_parents(domain)
         entry = self._entry(name, "domain", actor, why, detail=_difference(old, domain))
-        await self._announce(name)
+        mark = await self._announce(name)
         keys = (self._keys.live(name), self._keys.audit(name), *self._fleet(self._keys.domains))
         args = (encode(domain), entry, self._keep.audit, self._keys.moved, name)
         answer = await self._redis.run("put_domain", keys, args, confirm=True)
-        await self._tell(name, "add")
-        return bool(answer[0] == b"put")
+        written = bool(answer[0] == b"put")
+        await self._tell(mark, "add" if written else "nothing")
+        return written
 
     async def _check_signer(self) -> None:
         """All signatures of a registry are of one key: what another key signs, its gateways would refuse to serve.
@@ -117,13 +118,13 @@ class DomainStore(AuditStore):
             at = max(self._clock(), before.moved_at)
             after = Deployment(domain=name, epoch=before.epoch + 1, moved_at=at)
             entry = self._entry(name, "delete", actor, why, before=before, after=after, at=at)
-            await self._announce(name)
+            mark = await self._announce(name)
             keys = (self._keys.live(name), self._keys.audit(name), self._keys.moves(name))
             args = (before.epoch, after.epoch, encode(after), repr(at), entry, self._keep.audit, self._keys.moved, name)
             answer = await self._redis.run(
                 "delete_domain", (*keys, *self._fleet(self._keys.domains)), args, confirm=True
             )
-            await self._tell(name, "remove" if answer[0] != b"conflict" else "keep")
+            await self._tell(mark, "remove" if answer[0] != b"conflict" else "keep")
             if answer[0] != b"conflict":
                 await self._forget_traffic(name)
                 await self.append_audit(FLEET, "delete_domain", actor, why, {"domain": name})

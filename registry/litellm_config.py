@@ -68,7 +68,7 @@ def _model(
     dialect, base_url, model = _lane(params)
     api_key = params.get("api_key")
     if api_key is None and dialect != "litellm" and base_url in (_OPENAI, _ANTHROPIC):
-        api_key = "env:OPENAI_API_KEY" if dialect == "openai" else "env:ANTHROPIC_API_KEY"
+        api_key = "os.environ/OPENAI_API_KEY" if dialect == "openai" else "os.environ/ANTHROPIC_API_KEY"
     provider = params["model"].split("/", 1)[0] if dialect == "litellm" and "/" in params["model"] else dialect
     identity = (dialect, base_url, api_key, provider)
     if identity not in upstreams:

@@ -52,7 +52,7 @@ class Keys:
         self.changes = f"{fleet}:changes"
         """Sorted set: name of a changed domain (or ``*`` for the keys) -> fleet epoch of its last change."""
         self.dirty = f"{fleet}:dirty"
-        """Hash (Cluster only): domain -> time at which a change of it began whose epoch is not yet bumped."""
+        """Hash (Cluster only): ``<domain>:<writer>`` -> when a change began whose epoch is not yet bumped."""
         self.domains = f"{fleet}:domains"
         """Set of domain names."""
         self.keyring = f"{fleet}:keys"

@@ -6,7 +6,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from registry.signing import Signer
 
 T = TypeVar("T")
 DAY = 86_400.0
+MARKS_LIVE = 120.0
+"""Seconds for which gateways look at a domain whose change was begun and not ended."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -110,14 +112,21 @@ class Store:
         """Fleet keys to hand to a domain's script: none in a Cluster, where they lie in another slot."""
         return () if self._redis.clustered else (self._keys.epoch, self._keys.changes, *more)
 
-    async def _announce(self, domain: str) -> None:
-        """First half of a change in a Cluster: gateways look at a marked domain again and again until it is bumped,
-        so a writer that dies between the halves delays nobody."""
-        if self._redis.clustered:
-            await self._redis.command("HSET", self._keys.dirty, domain, repr(self._clock()))
+    async def _announce(self, domain: str) -> str:
+        """First half of a change in a Cluster: mark the domain. Returns the mark.
 
-    async def _tell(self, domain: str, listing: str = "keep") -> None:
+        Gateways look at a marked domain again and again until the second half is done, so a writer that dies between
+        the halves delays nobody.
+        """
+        mark = f"{domain}:{self._ids()}"
+        if self._redis.clustered:
+            await self._redis.command("HSET", self._keys.dirty, mark, repr(self._clock()))
+        return mark
+
+    async def _tell(self, mark: str, listing: Literal["keep", "add", "remove", "nothing"] = "keep") -> None:
         """Second half of a change in a Cluster: bump the fleet epoch, push, take the mark away."""
         if self._redis.clustered:
             keys = (self._keys.epoch, self._keys.changes, self._keys.domains, self._keys.dirty)
-            await self._redis.run("bump", keys, (self._keys.moved, domain, listing), confirm=True)
+            domain = mark.partition(":")[0]
+            args = (self._keys.moved, domain, listing, mark, repr(self._clock() - MARKS_LIVE))
+            await self._redis.run("bump", keys, args, confirm=True)

@@ -23,11 +23,11 @@ from registry.connection import Connection
 from registry.errors import Corrupt, RegistryError
 from registry.records import DomainView, KeyRecord, Snapshot
 from registry.signing import Verifier
+from registry.store import MARKS_LIVE
 
 CHECK_EVERY = 0.5
 RELOAD_EVERY = 300.0
 """Seconds after which everything is read anew, whatever the epochs say."""
-DIRTY_FOR = 120.0
 _CHUNK = 250
 _WRITE_PAUSE = 2.0
 
@@ -154,7 +154,11 @@ class SnapshotWatcher:
             if mine < 0 or epoch < mine or now - self._full_at > RELOAD_EVERY:
                 await self._reload(redis)
             else:
-                names = {name.decode() for name, since in dirty.items() if now - _number(since) < DIRTY_FOR}
+                names = {
+                    mark.decode().partition(":")[0]
+                    for mark, since in dirty.items()
+                    if now - _number(since) < MARKS_LIVE
+                }
                 if epoch > mine:
                     changed = await redis.command("ZRANGEBYSCORE", keys.changes, f"({mine}", "+inf")
                     names |= {name.decode() for name in changed}

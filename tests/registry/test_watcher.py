@@ -124,7 +124,7 @@ async def test_in_a_cluster_a_writer_that_dies_half_way_delays_nobody(
     await domain_with_versions(registry)
     one = await start(cluster_url)
 
-    async def died(self: Registry, domain: str, listing: str = "keep") -> None:
+    async def died(self: Registry, mark: str, listing: str = "keep") -> None:
         raise asyncio.CancelledError
 
     monkeypatch.setattr(Registry, "_tell", died)
