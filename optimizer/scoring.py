@@ -40,9 +40,7 @@ def task_score(judge: JudgeSpec, examples: Sequence[Example], rollouts: Sequence
             for example, rollout in zip(examples, rollouts, strict=True)
             if rollout.score is not None
         ]
-        f1 = macro_f1(pairs, judge.labels)
-        half_low, half_high = interval.score - interval.low, interval.high - interval.score
-        interval = Interval(score=f1, low=max(0.0, f1 - half_low), high=min(1.0, f1 + half_high), n=interval.n)
+        interval = macro_f1_interval(pairs, judge.labels, [example.cluster or example.id for example, _ in scored])
     return TaskScore(
         interval=interval,
         malformed=sum(rollout.malformed for rollout in rollouts) / total,
@@ -52,8 +50,7 @@ def task_score(judge: JudgeSpec, examples: Sequence[Example], rollouts: Sequence
 
 
 def mean_interval(scores: Sequence[float], *, clusters: Sequence[str] = (), weights: Sequence[float] = ()) -> Interval:
-    """Weighted mean of scores in 0..1 with a 95 % interval, standard error clustered (Miller, arXiv 2411.00640, eq.
-    4)."""
+    """Weighted mean of scores in 0..1 with a 95 % interval, its standard error clustered (Miller, arXiv 2411.00640)."""
     n = len(scores)
     if n == 0:
         return Interval(score=0.0, low=0.0, high=1.0, n=0)
@@ -63,9 +60,33 @@ def mean_interval(scores: Sequence[float], *, clusters: Sequence[str] = (), weig
     sums: dict[str, float] = defaultdict(float)
     for index, score in enumerate(scores):
         sums[clusters[index] if clusters else str(index)] += weight[index] * (score - mean)
-    groups = len(sums)
+    return _interval(mean, [value / total for value in sums.values()], n)
+
+
+def macro_f1_interval(pairs: Sequence[tuple[str, str]], labels: Sequence[str], clusters: Sequence[str]) -> Interval:
+    """Macro-F1 of (gold, predicted) pairs with a 95 % interval, its standard error linearised and clustered.
+
+    With F = 2 TP / D and D = 2 TP + FP + FN, one item moves a label's F by (2 tp - F (2 tp + fp + fn)) / D.
+    """
+    folded = [(gold.casefold(), predicted.casefold()) for gold, predicted in pairs]
+    scores = {label: f1 for label in (name.casefold() for name in labels) if (f1 := _f1(folded, label)) is not None}
+    if not scores:
+        return Interval(score=0.0, low=0.0, high=1.0, n=len(pairs))
+    moves: dict[str, float] = defaultdict(float)
+    for label, f1 in scores.items():
+        weight = 1.0 / len(scores) / sum((gold == label) + (predicted == label) for gold, predicted in folded)
+        for (gold, predicted), cluster in zip(folded, clusters, strict=True):
+            hit, share = gold == label == predicted, (gold == label) + (predicted == label)
+            moves[cluster] += weight * (2 * hit - f1 * share)
+    return _interval(math.fsum(scores.values()) / len(scores), list(moves.values()), len(pairs))
+
+
+def _interval(mean: float, moves: Sequence[float], n: int) -> Interval:
+    """The interval of a statistic in 0..1 that each cluster moves by ``moves`` (they add up to 0): Wilson's, at the
+    number of independent draws that would give the same standard error."""
+    groups = len(moves)
     correction = groups / (groups - 1) if groups > 1 else 1.0
-    variance = correction * math.fsum(value * value for value in sums.values()) / total**2
+    variance = correction * math.fsum(move * move for move in moves)
     spread = mean * (1 - mean)
     effective = float(groups) if variance <= 0 or spread <= 0 else min(spread / variance, groups * _MOST_INFORMATIVE)
     low, high = wilson(mean, max(1.0, effective))
@@ -86,15 +107,16 @@ def macro_f1(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> float:
     A prediction outside the set counts as a miss of its gold label and adds no class of its own; a label that is
     neither asked for nor given is left out of the mean.
     """
-    scores: list[float] = []
     folded = [(gold.casefold(), predicted.casefold()) for gold, predicted in pairs]
-    for label in (label.casefold() for label in labels):
-        hit = sum(gold == label == predicted for gold, predicted in folded)
-        given = sum(predicted == label for _, predicted in folded)
-        asked = sum(gold == label for gold, _ in folded)
-        if given + asked:
-            scores.append(2 * hit / (given + asked))
+    scores = [f1 for label in labels if (f1 := _f1(folded, label.casefold())) is not None]
     return math.fsum(scores) / len(scores) if scores else 0.0
+
+
+def _f1(folded: Sequence[tuple[str, str]], label: str) -> float | None:
+    """F1 of one label; None when nobody asked for it or gave it."""
+    hit = sum(gold == label == predicted for gold, predicted in folded)
+    named = sum((gold == label) + (predicted == label) for gold, predicted in folded)
+    return 2 * hit / named if named else None
 
 
 def split_scores(tasks: Mapping[str, TaskScore]) -> SplitScores:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.records import Example, JudgeSpec, Rollout
-from optimizer.scoring import macro_f1, mean_interval, split_scores, task_score, wilson
+from optimizer.scoring import macro_f1, macro_f1_interval, mean_interval, split_scores, task_score, wilson
 
 YES_NO = JudgeSpec(kind="macro_f1", labels=("yes", "no"))
 
@@ -23,6 +23,23 @@ def test_one_malformed_answer_adds_no_class() -> None:
     assert macro_f1(pairs, ("yes", "no")) == pytest.approx(0.90)
     pairs[0] = ("yes", "no idea")
     assert macro_f1(pairs, ("yes", "no")) == pytest.approx(0.895, abs=0.01)
+
+
+def test_the_interval_of_macro_f1_covers_the_truth() -> None:
+    rng = random.Random(20261120)
+
+    def draw(n: int) -> list[tuple[str, str]]:
+        golds = ["yes" if rng.random() < 0.7 else "no" for _ in range(n)]
+        return [(gold, gold if rng.random() < 0.8 else rng.choice(["yes", "no", "eh"])) for gold in golds]
+
+    truth = macro_f1(draw(200_000), ("yes", "no"))
+    covered = 0
+    for _ in range(600):
+        pairs = draw(120)
+        interval = macro_f1_interval(pairs, ("yes", "no"), [str(i) for i in range(120)])
+        assert interval.score == pytest.approx(macro_f1(pairs, ("yes", "no")))
+        covered += interval.low <= truth <= interval.high
+    assert 555 <= covered <= 590
 
 
 def test_malformed_answers_are_reported_apart() -> None:

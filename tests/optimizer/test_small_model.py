@@ -60,7 +60,7 @@ def port() -> int:
 async def test_a_model_that_obeys_no_format_is_scored_leniently(address: str, tmp_path: Path) -> None:
     task = load_task(ROOT / "demo" / "data" / "products")
     strict = msgspec.structs.replace(task, judge=JudgeSpec(kind="choice", labels=task.judge.labels))
-    rows = task.holdout[:16]
+    rows = task.holdout[:8]
     model = ModelSpec(model="smollm2", api_base=address, concurrency=4, max_tokens=12)
     spec = SearchSpec(
         seed_prompt="You are a helpful assistant.", tasks=(task,), models=Models(base=model), home=tmp_path
@@ -70,8 +70,8 @@ async def test_a_model_that_obeys_no_format_is_scored_leniently(address: str, tm
         as_told = await evaluation.rollouts(spec.seed_prompt, strict, strict.user_prompt, rows)
         ledger = evaluation.ledger.roles["base"]
     assert task.judge.lenient
-    assert sum(rollout.score or 0 for rollout in lenient) >= 8
+    assert sum(rollout.score or 0 for rollout in lenient) >= 4
     assert sum(rollout.score or 0 for rollout in as_told) <= sum(rollout.score or 0 for rollout in lenient)
-    assert (ledger.paid, ledger.cache_hits) == (16, 16)
-    assert ledger.tokens_in > 16 * 10
+    assert (ledger.paid, ledger.cache_hits) == (8, 8)
+    assert ledger.tokens_in > 8 * 10
     assert all(rollout.tokens_out <= 12 for rollout in lenient)
