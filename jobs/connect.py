@@ -32,16 +32,19 @@ def redis_address(settings: Settings) -> str:
 async def open_registry(settings: Settings, *, patience: float = 0.0) -> AsyncIterator[Registry]:
     """The registry, able to sign versions. Raises JobsError, RegistryUnavailable after ``patience`` seconds."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + patience
+    began = loop.time()
+    told = False
     signer = Signer.load_or_create(settings.signing_key_path)
     while True:
         try:
             registry = await Registry.from_settings(settings, redis_address(settings), signer=signer)
             break
         except (RegistryUnavailable, JobsError) as error:
-            if loop.time() >= until:
+            if loop.time() - began >= patience:
                 raise
-            log.warning("%s Waiting.", error)
+            if not told:
+                log.warning("%s Waiting for up to %d s.", error, patience)
+                told = True
             await asyncio.sleep(0.5)
     try:
         yield registry
