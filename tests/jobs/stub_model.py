@@ -20,7 +20,7 @@ class StubModel:
     ``skill`` is the share of questions it answers plainly without such a prompt (``hint_anywhere``: without such words
     in the question either). After ``down_after`` answers it says 503.
     ``judge`` says what it replies when asked to check statements: ``good``, ``bad``, ``nonsense``, or ``honest`` (an
-    answer is good that says FINE).
+    answer is good that says FINE). A system prompt that says HARM makes it useless.
     """
 
     def __init__(self) -> None:
@@ -73,6 +73,8 @@ class StubModel:
             return self._verdict(asked)
         if self.hint_anywhere:
             system += asked
+        if "HARM" in system:
+            return "I cannot tell."
         right = "positive" if any(word in asked for word in GOOD) else "negative"
         lucky = int(hashlib.sha256(asked.encode()).hexdigest()[:8], 16) / 2**32 < self.skill
         return right if lucky or LABEL_HINT.search(system) else "Let me think about it."

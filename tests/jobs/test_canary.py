@@ -247,10 +247,31 @@ def test_units_enter_the_hard_test_once() -> None:
     control, candidate = arm(200, until=2 * HOUR), arm(200, until=2 * HOUR, seed=1)
     first = look(control, candidate, hours=1.0).state
     second = look(control, candidate, hours=2.0, state=first).state
-    assert 190 < first.wealth.n_control + first.wealth.n_candidate < 210
+    assert 190 <= first.wealth.n_control + first.wealth.n_candidate <= 210
     assert second.wealth.n_control == second.wealth.n_candidate == 200
     turned_bad = replace(candidate, failures=np.ones_like(candidate.failures))
     assert look(control, turned_bad, hours=2.1, state=second).state.wealth == second.wealth
+
+
+def test_how_often_one_looks_changes_nothing() -> None:
+    control = arm(333, failing={"error": 0.02}, until=4 * HOUR)
+    candidate = arm(327, failing={"error": 0.06}, seed=1, until=4 * HOUR)
+    often = State()
+    for minute in range(1, 241):
+        often = look(control, candidate, hours=minute / 60, state=often).state
+    once = look(control, candidate, hours=4.0).state
+    assert np.allclose(often.wealth.log_e, once.wealth.log_e)
+    assert often.peak == pytest.approx(once.peak)
+    assert often.cursor == once.cursor
+    assert once.wealth.n_control + once.wealth.n_candidate == 660
+
+
+def test_units_of_one_instant_enter_together() -> None:
+    units = arm(25)
+    tied = replace(units, first_at=np.full(25, 10.0))
+    state = look(tied, tied, hours=1.0).state
+    assert state.wealth.n_control == state.wealth.n_candidate == 25
+    assert look(tied, tied, hours=2.0, state=state).state == state
 
 
 def test_nothing_stored_starts_anew() -> None:

@@ -1,0 +1,229 @@
+"""The whole loop with real processes: traffic, search, approval, canary, promotion, harm, rollback; and three kills.
+
+A stub upstream answers over HTTP; gateway, two workers, scheduler and embedded Redis are the product's own processes. A
+worker, the scheduler and Redis are each killed once on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from registry import RegistryUnavailable, Run
+from tests.e2e.house import House
+from tests.jobs.conftest import review
+from tests.jobs.stub_model import StubModel
+
+TASKS = ("products", "restaurants")
+APP, OPS = "app-key-for-the-test", "ops-key-for-the-test"
+HARMFUL = "You are a helpful assistant. HARM"
+
+
+def _config(upstream: str) -> dict[str, Any]:
+    task = {
+        "user_prompt": "Review:\n{question}",
+        "judge": {"kind": "choice", "labels": ["positive", "negative"], "lenient": True},
+    }
+    return {
+        "upstreams": [{"name": "stub", "base_url": upstream, "api_key": "k"}],
+        "models": [{"name": "base", "upstream": "stub"}],
+        "keys": [
+            {"name": "app", "role": "caller", "key": APP, "domain": "shop"},
+            {"name": "ops", "role": "operator", "key": OPS},
+        ],
+        "domains": {
+            "shop": {
+                "system_prompt": "You are a helpful assistant.",
+                "sample": {"share": 1.0, "per_hour": 100_000},
+                "base_model": "base",
+                "schedule": "* * * * *",
+                "budget": {"calls": 1200},
+                "promotion": "auto",
+                "canary": {"stages": [0.2, 0.5], "dwell_hours": [0.0005, 0.0005], "n_final": 200, "margin": 0.2},
+                "tasks": dict.fromkeys(TASKS, task),
+            }
+        },
+        "gateway": {"sample_per_key_share": 1.0},
+        "jobs": {"lease_seconds": 3.0, "judge_every_minutes": 0.03, "canary_every_seconds": 1.0, "calls_in_flight": 4},
+    }  # fmt: skip
+
+
+class App:
+    """An application: asks, and tells later what the answer should have been."""
+
+    def __init__(self, house: House, http: aiohttp.ClientSession) -> None:
+        self.house = house
+        self.http = http
+        self.users = itertools.count()
+        self.answered = 0
+        self.told = 0
+        self.versions: Counter[str] = Counter()
+
+    async def talk(self, n: int) -> None:
+        """``n`` new users ask one question each, a few at a time."""
+        gate = asyncio.Semaphore(12)
+
+        async def one() -> None:
+            async with gate:
+                await self._one()
+
+        await asyncio.gather(*(one() for _ in range(n)))
+
+    async def _one(self) -> None:
+        number = next(self.users)
+        task = TASKS[number % 2]
+        text, label = review(number // 2, task)
+        headers = {"authorization": f"Bearer {APP}", "x-metaspo-task": task}
+        body = {"model": "base", "user": f"user{number}", "messages": [{"role": "user", "content": f"Review:\n{text}"}]}
+        async with self.http.post(f"{self.house.url}/v1/chat/completions", json=body, headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+            await answer.read()
+            exchange = answer.headers["x-metaspo-exchange"]
+            self.versions[answer.headers.get("x-metaspo-version", "none")] += 1
+        self.answered += 1
+        told = {"exchange": exchange, "reference": label}
+        async with self.http.post(f"{self.house.url}/v1/feedback", json=told, headers=headers) as answer:
+            self.told += answer.status == 202
+
+    async def operate(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"authorization": f"Bearer {OPS}"}
+        async with self.http.request(method, f"{self.house.url}{path}", json=body, headers=headers) as answer:
+            assert answer.status < 300, (path, answer.status, await answer.text())
+            return await answer.json()
+
+
+async def _until(what: str, condition: Callable[[], Awaitable[Any]], house: House, seconds: float = 45) -> Any:
+    """Poll until the condition holds, through an outage of Redis."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    found = await condition()
+                except RegistryUnavailable:
+                    found = None
+                if found:
+                    return found
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        logs = "\n".join(f"--- {name}\n{house.log(name)[-3000:]}" for name in house.processes)
+        pytest.fail(f"{what} did not come within {seconds} s\n{logs}")
+
+
+@pytest.mark.timeout(240)
+async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp_path: Path, free_port: int) -> None:
+    async with (
+        StubModel() as model,
+        House(tmp_path, _config(model.url), free_port) as house,
+        aiohttp.ClientSession() as http,
+    ):
+        registry, app = house.registry, App(house, http)
+        house.start("gateway", "gateway", "serve", "--workers", "1")
+        for name in ("worker1", "worker2"):
+            house.start(name, "jobs", "worker")
+        await house.ready(http)
+
+        # traffic, with references that come later
+        await app.talk(560)
+
+        async def kept() -> bool:
+            return len([s for s in await registry.samples("shop", limit=5000) if s.reference]) >= 550
+
+        await _until("samples with references", kept, house)
+        asked_by_users = len(model.calls)
+
+        # a scheduled run; the worker that searches is killed in the middle
+        model.delay = 0.005
+        house.start("scheduler", "jobs", "scheduler")
+
+        async def searching() -> bool:
+            return len(model.calls) > asked_by_users + 200
+
+        await _until("the scheduled search", searching, house)
+        holder = await registry.lease_holder("job:optimize:shop")
+        assert holder is not None
+        dead = house.kill_pid(int(holder[0].split(":")[1]))
+
+        async def found() -> Run | None:
+            return next((r for r in await registry.list_runs("shop") if r.state == "done"), None)
+
+        run = await _until("the end of the search", found, house)
+        assert run.version == 2, run.reason
+        assert "resumed" in [e["kind"] for _, e in await registry.run_events(run.id)]
+        searched = [repr((c["messages"], c.get("seed"))) for c in model.calls[asked_by_users:]]
+        assert sum(n - 1 for n in Counter(searched).values()) <= 4, "only what was in the air is asked again"
+        assert run.asked_by == "schedule"
+        house.start(dead, "jobs", "worker")
+        model.delay = 0.0
+
+        # the operator approves the first version; the scheduler is killed; the canary grows and promotes
+        approval = await _until("the approval", lambda: registry.list_approvals("shop", waiting_only=True), house)
+        await app.operate("POST", f"/api/approvals/{approval[0].id}", {"decision": "approved", "why": "measured"})
+
+        async def on_canary() -> bool:
+            return (await registry.deployment("shop")).canary == 2
+
+        await _until("the canary", on_canary, house)
+        house.kill("scheduler")
+        house.start("scheduler2", "jobs", "scheduler")
+
+        async def promoted() -> bool:
+            return (await registry.deployment("shop")).stable == 2
+
+        for _ in range(12):
+            await app.talk(100)
+            if await promoted():
+                break
+        await _until("the promotion", promoted, house)
+        assert (await registry.deployment("shop")).holdback == 1
+
+        # Redis is killed; requests go on being answered, and what was acknowledged is there afterwards
+        before = app.answered
+        outage = asyncio.create_task(house.kill_redis())
+        await app.talk(60)
+        await outage
+        assert app.answered == before + 60
+
+        # a harmful version by hand; it is rolled back by itself
+        added = await _until("the registry", lambda: _add(app), house)
+        await app.operate("POST", "/api/domains/shop/canary", {"version": added, "share": 0.4, "why": "looks fine"})
+
+        async def rolled_back() -> bool:
+            return bool((await registry.get_version("shop", added)).blocked)
+
+        for _ in range(12):
+            await app.talk(100)
+            if await rolled_back():
+                break
+        await _until("the rollback", rolled_back, house)
+        pointers = await registry.deployment("shop")
+        assert (pointers.stable, pointers.canary) == (2, None)
+        await asyncio.sleep(1.0)
+        app.versions.clear()
+        await app.talk(40)
+        assert str(added) not in app.versions and app.versions["2"] > 20
+
+        # the audit tells the story in order, without a gap
+        history = list(reversed(await registry.history("shop", limit=1000)))
+        assert [e.seq for e in history] == list(range(1, len(history) + 1))
+        story = [(e.kind, e.after.stable if e.after else None) for e in history if e.after is not None]
+        moves = [kind for kind, _ in story]
+        assert moves[:2] == ["promote", "canary"] and moves[-2:] == ["canary", "abort"]
+        assert moves.count("promote") == 2 and "holdback" in moves
+        told = {e.kind: e for e in history}
+        assert told["block"].actor == "jobs" and "Quality fell" in told["block"].why
+        assert next(e for e in history if e.kind == "canary").actor == "ops"
+
+
+async def _add(app: App) -> int | None:
+    try:
+        found = await app.operate("POST", "/api/domains/shop/versions", {"system_prompt": HARMFUL})
+    except AssertionError:
+        return None
+    return int(found["version"])
