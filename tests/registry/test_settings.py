@@ -219,7 +219,7 @@ model_list:
     litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/OPENAI_API_KEY, rpm: 6}
     model_info: {input_cost_per_token: 0.00000015}
   - model_name: gpt-4o-mini
-    litellm_params: {model: azure/mini, api_base: https://x.azure.com, api_key: os.environ/AZURE, api_version: "2024-02-01"}
+    litellm_params: {model: azure/mini, api_base: https://x.azure.com, api_key: os.environ/AZURE, api_version: v1}
   - model_name: local
     litellm_params: {model: hosted_vllm/qwen, api_base: "http://127.0.0.1:8000/v1", weight: 2}
   - model_name: claude
