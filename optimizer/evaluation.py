@@ -19,7 +19,7 @@ from optimizer.calls import Calls
 from optimizer.errors import RunBlocked
 from optimizer.journal import Journal
 from optimizer.judges import ModelJudge, judge_for
-from optimizer.models import Backend, open_backend, price_of
+from optimizer.models import Backend, endpoint_of, open_backend, price_of
 from optimizer.records import (
     Budget,
     Completion,
@@ -102,11 +102,14 @@ class Evaluation:
         journal = journal_of(spec)
         specs = {role: model for role in _TEMPERATURE if (model := spec.models.role(role)) is not None}
         opened: dict[ModelRole, Backend] = dict(backends or {})
+        shared: dict[bytes, Backend] = {}
         notes: list[str] = []
         try:
             for role, model in specs.items():
                 if role not in opened:
-                    opened[role] = open_backend(model, journal=journal, note=notes.append)
+                    endpoint = endpoint_of(model)
+                    shared[endpoint] = shared.get(endpoint) or open_backend(model, journal=journal, note=notes.append)
+                    opened[role] = shared[endpoint]
             prices = {role: price_of(model) for role, model in specs.items()}
             evaluation = cls(
                 specs,
@@ -122,9 +125,8 @@ class Evaluation:
             evaluation._check_prices()
             yield evaluation
         finally:
-            for role, backend in opened.items():
-                if backends is None or role not in backends:
-                    await backend.close()
+            for backend in shared.values():
+                await backend.close()
             journal.close()
 
     # --- what a method may do ----------------------------------------------------------------------------------------
@@ -235,7 +237,13 @@ class Evaluation:
     @property
     def ledger(self) -> Ledger:
         """What was requested, paid and refused so far."""
-        return self._spending.ledger({role: backend.retries for role, backend in self._backends.items()})
+        retries: dict[ModelRole, int] = {}
+        counted: set[int] = set()
+        for role, backend in self._backends.items():  # two roles may share one model: count its retries once
+            if id(backend) not in counted:
+                counted.add(id(backend))
+                retries[role] = backend.retries
+        return self._spending.ledger(retries)
 
     @property
     def calls_left(self) -> int | None:

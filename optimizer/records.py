@@ -148,6 +148,11 @@ class ModelSpec(Record, frozen=True, kw_only=True):
         """The model's name in the cache. The address is left out: a local server may come back on another port."""
         return f"{self.model}#{self.revision}" if self.revision else self.model
 
+    def __repr__(self) -> str:
+        """Short, and without the key: specs end up in logs and tracebacks."""
+        place = f", api_base={self.api_base!r}" if self.api_base else ""
+        return f"ModelSpec(model={self.model!r}{place})"
+
 
 class Models(Record, frozen=True, kw_only=True):
     """The four roles. Without an optimizer model prompts are proposed from components; without a judge no rubric task

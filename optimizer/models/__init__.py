@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from optimizer.errors import SearchFileError
 from optimizer.models.backend import Backend, Note
 from optimizer.models.prices import price_of
@@ -13,7 +15,7 @@ from optimizer.records import ModelSpec
 if TYPE_CHECKING:
     from optimizer.journal import Journal
 
-__all__ = ["Backend", "Note", "open_backend", "price_of"]
+__all__ = ["Backend", "Note", "endpoint_of", "open_backend", "price_of"]
 
 _OTHER_DIALECTS = frozenset(
     [
@@ -38,6 +40,23 @@ _OTHER_DIALECTS = frozenset(
     ]
 )
 """Providers that stay with LiteLLM even at an ``api_base``: they do not speak OpenAI's dialect there."""
+
+
+def endpoint_of(spec: ModelSpec) -> bytes:
+    """What makes two roles one model: they then share connections, concurrency and speed limits."""
+    return msgspec.json.encode(
+        (
+            spec.model,
+            spec.api_base,
+            spec.api_key,
+            spec.execution,
+            spec.revision,
+            spec.extra,
+            spec.timeout,
+            spec.retries,
+        ),
+        order="deterministic",
+    )
 
 
 def open_backend(spec: ModelSpec, *, journal: Journal, note: Note) -> Backend:

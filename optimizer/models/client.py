@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from optimizer.errors import EndpointDown, EndpointRefused
 from optimizer.models.backend import Note
@@ -33,6 +34,7 @@ _FILTERED = re.compile(r"content_filter|content_policy|content management policy
 _encode = msgspec.json.Encoder().encode
 
 _LARGEST_REPLY = 32 * 1024**2
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 
@@ -150,6 +152,8 @@ class OpenAICompatible:
 
     def _refused(self, body: dict[str, Any], status: int, raw: bytes, wait: float | None) -> Completion | _Failed:
         code, message = error_of(raw)
+        if self._spec.api_key:
+            message = message.replace(self._spec.api_key, "***")
         told = f"answered {status}: {message}" if message else f"answered {status}"
         if "insufficient_quota" in code:
             raise EndpointRefused(f"{self._label()} {told} Add credit at the provider, then start again with --resume.")
@@ -178,6 +182,7 @@ class OpenAICompatible:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             timeout=aiohttp.ClientTimeout(total=self._spec.timeout, sock_connect=10),
             headers=headers,
+            trust_env=URL(self._url).host not in _LOOPBACK,  # a proxy of the environment, but never to this machine
             skip_auto_headers=("user-agent",),
         )
         return self._session

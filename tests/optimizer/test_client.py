@@ -119,6 +119,14 @@ async def test_refusals_are_not_tried_again(status: int, advice: str) -> None:
     assert len(endpoint.bodies) == 1
 
 
+async def test_a_key_that_the_endpoint_repeats_is_masked() -> None:
+    async with serve(lambda body: problem(401, "No such key: sk-secret")) as endpoint:
+        client = client_of(endpoint.url, api_key="sk-secret")
+        with pytest.raises(EndpointRefused, match=r"No such key: \*\*\*"):
+            await client.complete(ASK)
+        await client.close()
+
+
 async def test_refused_parameters_are_dropped_once_and_noted() -> None:
     def picky(body: dict[str, Any]) -> str | web.Response:
         if "temperature" in body:

@@ -265,6 +265,28 @@ async def test_refusals_for_good_stop_the_run(tmp_path: Path) -> None:
         assert len(endpoint.bodies) <= 8
 
 
+async def test_roles_that_are_one_model_share_its_limits(tmp_path: Path) -> None:
+    async def slowly(body: dict[str, Any]) -> str:
+        await asyncio.sleep(0.01)
+        return "yes"
+
+    async with serve(slowly) as endpoint:
+        model = ModelSpec(model="openai/tiny", api_base=endpoint.url, concurrency=2)
+        warm = msgspec.structs.replace(model, temperature=0.7)
+        spec = spec_of(endpoint.url, tmp_path, models=Models(base=model, optimizer=warm))
+        async with Evaluation.open(spec, clock=now) as evaluation:
+            await asyncio.gather(
+                evaluation.rollouts("S", spec.tasks[0], "{question}", spec.tasks[0].reflect),
+                *(evaluation.optimize_call([("user", str(i))], purpose="test") for i in range(4)),
+            )
+    assert endpoint.most_at_once == 2
+    assert {body["temperature"] for body in endpoint.bodies} == {0.0, 0.7}
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "sk-" not in repr(Models(base=ModelSpec(model="m", api_key="sk-secret")))
+
+
 async def test_a_missing_role_says_what_to_add(yes: Endpoint, tmp_path: Path) -> None:
     spec = spec_of(yes.url, tmp_path, models=Models(base=ModelSpec(model="tiny", api_base=yes.url)))
     async with Evaluation.open(spec, clock=now) as evaluation:

@@ -48,7 +48,7 @@ def test_every_word_is_documented(heading: str, words: tuple[str, ...]) -> None:
 
 def test_links_within_the_page_lead_somewhere() -> None:
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in HEADINGS}
-    assert {target for target in re.findall(r"\]\(#([^)]+)\)", TEXT)} <= anchors
+    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
 
 
 def test_the_ledgers_sum_is_as_told() -> None:
