@@ -17,6 +17,9 @@ class Provider(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        self._whole({"object": "list", "data": [{"id": "gpt-4o-mini", "object": "model"}]})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.seen.append(body)  # type: ignore[attr-defined]
@@ -31,12 +34,15 @@ class Provider(BaseHTTPRequestHandler):
                 self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
             self.wfile.write(b"0\r\n\r\n")
             return
-        whole = json.dumps(next(events)).encode() if not isinstance(events, str) else b""
+        self._whole(next(events))
+
+    def _whole(self, answer: dict[str, Any]) -> None:
+        raw = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(whole)))
+        self.send_header("content-length", str(len(raw)))
         self.end_headers()
-        self.wfile.write(whole)
+        self.wfile.write(raw)
 
     def _chat(self, body: dict[str, Any]) -> Iterator[Any]:
         base = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
@@ -69,7 +75,9 @@ class Provider(BaseHTTPRequestHandler):
         for word in WORDS:
             yield _named("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
         yield _named("content_block_stop", index=0)
-        yield _named("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 6})
+        yield _named(
+            "message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 6}
+        )
         yield _named("message_stop")
 
     def log_message(self, format: str, *args: Any) -> None:

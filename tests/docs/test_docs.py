@@ -1,0 +1,101 @@
+"""The documentation agrees with the code: reference pages are fresh, links lead somewhere, commands run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from provider import provider
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)(?:#([^)\s]+))?\)")
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_reference", DOCS / "build_reference.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reference_pages_are_what_the_code_says() -> None:
+    for name, text in reference().build().items():
+        written = (DOCS / "reference" / f"{name}.md").read_text(encoding="utf-8")
+        assert written == text, f"run: python docs/build_reference.py ({name} is out of date)"
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        found = (page.parent / target).resolve()
+        assert found.exists(), f"{page.name}: {target}"
+        if anchor and found.suffix == ".md":
+            headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(h) for h in headings}, f"{page.name}: {target}#{anchor}"
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=DOCS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def with_commands() -> list[Path]:
+    return [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("page", with_commands(), ids=lambda p: str(p.relative_to(DOCS)))
+def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
+    """Blocks marked ``sh`` run one after the other in an empty folder; ``bash`` blocks need what a test machine has not
+    (a cluster, a finished search) and are only read."""
+    text = page.read_text(encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with provider() as (upstream, _):
+        script = "set -eu\n" + "\n".join(BLOCK.findall(text))
+        script = script.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("https://api.openai.com", upstream)
+        bin = tmp_path / "bin"
+        bin.mkdir()
+        command = bin / "metaspo"
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{DOCS.parent / "metaspo.py"}" "$@"\n')
+        command.chmod(0o755)
+        work = tmp_path / "work"
+        work.mkdir()
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("METASPO_") and not k.endswith("_KEY")},
+            "PATH": f"{bin}:{os.environ['PATH']}",
+            "OPENAI_API_KEY": "sk-for-tests",
+            "METASPO_LISTEN": f"127.0.0.1:{port}",
+            "METASPO_REPOSITORY": str(DOCS.parent),
+        }
+        # the trap ends a background `metaspo up` whatever happens, and waits until it is gone
+        script = "trap 'code=$?; set +e; kill $(jobs -p) 2>/dev/null; wait; exit $code' EXIT\n" + script
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=work, env=environment, capture_output=True, text=True, timeout=110, check=False
+        )
+        log = (work / "metaspo.log").read_text() if (work / "metaspo.log").exists() else ""
+        assert done.returncode == 0, done.stdout + done.stderr + log
