@@ -1,4 +1,4 @@
-"""The examples, run as they stand against a real gateway process: an unmodified client cannot tell it from the provider."""
+"""The examples, run as they stand against a real gateway process: unmodified clients, an answer each."""
 
 from __future__ import annotations
 
