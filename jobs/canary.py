@@ -128,17 +128,20 @@ def _balanced(decision: Decision, n_control: int, n_candidate: int, rules: Rules
 
 
 def _hard_failures(control: Units, candidate: Units, state: State, now: float, rules: Rules) -> State:
-    """Let the units enter that appeared since the last look, in order of appearance."""
+    """Let whole blocks of units enter that appeared since the last look, in order of appearance.
+
+    Only whole blocks: then blocks do not depend on when somebody looked, and a look from the very first unit on
+    (without a kept state) comes to the same numbers as looks that went on from each other.
+    """
     until = now - rules.settle
-    fresh0, fresh1 = control.between(state.cursor, until), candidate.between(state.cursor, until)
-    times = np.concatenate([control.first_at[fresh0], candidate.first_at[fresh1]])
-    if not len(times):
+    old0, old1 = control.until(until), candidate.until(until)
+    order = np.argsort(np.concatenate([control.first_at[:old0], candidate.first_at[:old1]]), kind="stable")
+    fresh = order[state.entered : len(order) // rules.block * rules.block]
+    if not len(fresh):
         return state
-    order = np.argsort(times, kind="stable")
-    failures = np.concatenate([control.failures[:, fresh0], candidate.failures[:, fresh1]], axis=1)[:, order]
-    treated = np.repeat([False, True], [fresh0.stop - fresh0.start, fresh1.stop - fresh1.start])[order]
-    wealth, peak = statistics.harm_wealth(state.wealth, failures, treated, block=rules.block)
-    return State(float(times.max()), wealth, max(state.peak, peak))
+    failures = np.concatenate([control.failures[:, :old0], candidate.failures[:, :old1]], axis=1)[:, fresh]
+    wealth, peak = statistics.harm_wealth(state.wealth, failures, fresh >= old0, block=rules.block)
+    return State(state.entered + len(fresh), wealth, max(state.peak, peak))
 
 
 def _hard_signal(state: State, rules: Rules) -> _Check:

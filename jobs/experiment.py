@@ -60,7 +60,7 @@ class Rules:
     drift: float = 1.15
     balance_p: float = 0.001
     crossed: float = 0.01
-    block: int = 20
+    block: int = 10
     settle: float = 30.0
     deadline: float = 14 * 24 * HOUR
     judged_steps: tuple[int, ...] = (100, 300, 1_000)
@@ -88,14 +88,13 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What must be kept between two looks: up to which first appearance units have entered the hard-failure test, and
-    its wealth.
+    """What may be kept between two looks: how many units have entered the hard-failure test, and its wealth.
 
-    A unit enters once, with what it had shown when first looked at, so that a look repeated after a crash changes
-    nothing.
+    A unit enters once, in order of first appearance, with what it had shown when first looked at. A look repeated after
+    a crash changes nothing, and a look without a kept state starts from the first unit and finds the same.
     """
 
-    cursor: float = -math.inf
+    entered: int = 0
     wealth: Wealth = field(default_factory=lambda: Wealth.start(len(HARD_SIGNALS)))
     peak: float = 1.0
 
@@ -103,7 +102,7 @@ class State:
         """As plain JSON values."""
         w = self.wealth
         return {
-            "cursor": self.cursor if math.isfinite(self.cursor) else None,
+            "entered": self.entered,
             "peak": self.peak,
             "log_e": [list(row) for row in w.log_e],
             "failed_control": list(w.failed_control),
@@ -117,7 +116,6 @@ class State:
         rows = (data or {}).get("log_e", ())
         if not data or len(rows) != len(HARD_SIGNALS) or any(len(row) != len(RATIOS) for row in rows):
             return cls()
-        cursor = data.get("cursor")
         wealth = Wealth(
             tuple(tuple(map(float, row)) for row in data["log_e"]),
             tuple(map(float, data["failed_control"])),
@@ -125,7 +123,7 @@ class State:
             int(data["n"][0]),
             int(data["n"][1]),
         )
-        return cls(-math.inf if cursor is None else float(cursor), wealth, float(data["peak"]))
+        return cls(int(data["entered"]), wealth, float(data["peak"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,9 @@ class Units:
     def __len__(self) -> int:
         return len(self.first_at)
 
-    def between(self, after: float, until: float) -> slice:
-        """Units that appeared in (after, until]."""
-        start, stop = np.searchsorted(self.first_at, [after, until], side="right")
-        return slice(int(start), int(max(start, stop)))
+    def until(self, time: float) -> int:
+        """How many units had appeared by ``time``."""
+        return int(np.searchsorted(self.first_at, time, side="right"))
 
     def quality(self) -> FloatArray:
         """Scores of the judged units."""

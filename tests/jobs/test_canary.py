@@ -262,15 +262,13 @@ def test_how_often_one_looks_changes_nothing() -> None:
     once = look(control, candidate, hours=4.0).state
     assert np.allclose(often.wealth.log_e, once.wealth.log_e)
     assert often.peak == pytest.approx(once.peak)
-    assert often.cursor == once.cursor
-    assert once.wealth.n_control + once.wealth.n_candidate == 660
+    assert often.entered == once.entered == 660
 
 
-def test_units_of_one_instant_enter_together() -> None:
-    units = arm(25)
-    tied = replace(units, first_at=np.full(25, 10.0))
+def test_units_of_one_instant_enter_once_each() -> None:
+    tied = replace(arm(25), first_at=np.full(25, 10.0))
     state = look(tied, tied, hours=1.0).state
-    assert state.wealth.n_control == state.wealth.n_candidate == 25
+    assert state.entered == state.wealth.n_control + state.wealth.n_candidate == 50
     assert look(tied, tied, hours=2.0, state=state).state == state
 
 
