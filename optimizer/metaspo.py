@@ -24,7 +24,7 @@ from optimizer.evaluation import Evaluation
 from optimizer.failures import Failures, collect
 from optimizer.found import Found
 from optimizer.inner import UserPrompts
-from optimizer.plan import Plan
+from optimizer.plan import Plan, cost_of_rollout
 from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk, combined
 from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, full_course, price, race
 from optimizer.records import Candidate, Generation, Rollout, SearchSpec, SearchTask
@@ -214,6 +214,10 @@ async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> R
         return await answer(search.evaluation, prompt, block)
 
     entrants = [search.archive.best, *(proposal.prompt for proposal in proposals)]
+    left = search.evaluation.calls_left
+    if left is not None:  # late in a small budget: fewer entrants rather than no race
+        affordable = int(left / cost_of_rollout(search.spec) / min(rungs[0].cells, len(cells)))
+        entrants = entrants[: max(2, affordable)]
     return await race(respond, entrants, cells, rungs, search.board)
 
 

@@ -72,7 +72,7 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     """
     total = spec.budget.calls or calls or DEFAULT_CALLS
     tasks = max(1, len(spec.sources))
-    usable = total / _cost_of_rollout(spec)
+    usable = total / cost_of_rollout(spec)
     chosen = {name: spec.options[name] for name in Plan.__struct_fields__ if isinstance(spec.options.get(name), int)}
     holdout, unseen = _confirmation(spec, usable)
     holdout, unseen = chosen.get("holdout_per_task", holdout), chosen.get("unseen_per_task", unseen)
@@ -114,12 +114,12 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
         holdout_per_task=holdout,
         unseen_per_task=unseen,
         baseline_per_task=baseline,
-        confirmation_calls=math.ceil((confirm + baseline * beside) * _cost_of_rollout(spec)),
+        confirmation_calls=math.ceil((confirm + baseline * beside) * cost_of_rollout(spec)),
     )
     return replace(derived, **chosen) if chosen else derived
 
 
-def _cost_of_rollout(spec: SearchSpec) -> float:
+def cost_of_rollout(spec: SearchSpec) -> float:
     """Calls per rollout: one, and one more for the share of tasks whose judge is a model."""
     judged = sum(task.judge.kind == "rubric" for task in spec.sources)
     return 1.0 + judged / max(1, len(spec.sources))
@@ -141,12 +141,13 @@ def _race_sizes(calls: float, tasks: int) -> tuple[int, tuple[Rung, ...]]:
     """How many candidates race for about ``calls`` calls, and on which rungs (cells are a multiple of the tasks).
 
     With E entrants and first block b, rungs b, 2b, 4b that keep E/3, 2 and 1 cost at most b (E + E/3 + 4).
+    Beside the candidates there are the best so far and, mostly, one combination of changes.
     """
     block = min(60.0, max(8.0, math.sqrt(max(calls, 1.0))))
     block = max(1, round(block / tasks)) * tasks
-    entrants = max(2, min(13, int(0.75 * (calls / block - 4))))
+    entrants = max(3, min(14, int(0.75 * (calls / block - 4))))
     keep = max(2, math.ceil(entrants / 3))
-    return entrants - 1, (
+    return entrants - 2, (
         Rung(cells=block, keep=keep),
         Rung(cells=2 * block, keep=2),
         Rung(cells=4 * block, keep=1),

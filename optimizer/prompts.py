@@ -181,14 +181,13 @@ def synthesise(
     )
 
 
-def write_system(*, system_prompt: str, hypothesis: Hypothesis, history: Sequence[str] = ()) -> Ask:
+def write_system(*, system_prompt: str, hypothesis: Hypothesis) -> Ask:
     """One new system prompt for one hypothesis and one parent. No raw example is ever shown to the writer."""
     return _ask(
         "write_system",
         WRITER,
         [
             _block("current_system_prompt", system_prompt),
-            _block("edits_already_tried", "\n".join(history)) if history else "",
             _block("hypothesis", f"{hypothesis.label}\ncause: {hypothesis.cause}\nchange: {hypothesis.change}"),
             "Write the improved system prompt. Keep what works, make the change, serve many tasks: do not mention a "
             "single task or input. At most 120 words, complete sentences, no headings.",

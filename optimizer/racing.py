@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optimizer.draws import stream
+from optimizer.errors import BudgetSpent
 from optimizer.evaluation import Evaluation
 from optimizer.paired import t_quantile
 from optimizer.records import Example, Record, Rollout, SearchTask
@@ -208,7 +209,8 @@ async def race(
     """Race distinct ``entrants`` over ``cells``; ``respond`` answers cells under one of them. Ties keep the earlier
     entrant.
 
-    Raises ``BudgetSpent`` when a block does not fit the budget; what was measured before is on the board.
+    A budget that ends during the race ends it with the ranking of the last whole block; ``BudgetSpent`` is raised when
+    there is none.
     """
     alive = list(dict.fromkeys(entrants))
     order = {prompt: i for i, prompt in enumerate(alive)}
@@ -218,7 +220,12 @@ async def race(
         end = min(rung.cells, len(cells))
         block = cells[done:end]
         if block:
-            answers = await together(respond(prompt, block) for prompt in alive)
+            try:
+                answers = await together(respond(prompt, block) for prompt in alive)
+            except BudgetSpent:
+                if not done:
+                    raise
+                break
             for prompt, rollouts in zip(alive, answers, strict=True):
                 board.put(prompt, block, rollouts)
             done = end

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from msgspec.structs import replace
+
 from optimizer import baselines
 from optimizer.analysis import Rewriter, reworded
 from optimizer.components import corpus_for
@@ -12,13 +14,18 @@ from optimizer.confirm import Chosen, Confirmation, arm_of, confirm, confirmatio
 from optimizer.errors import BudgetSpent, RunBlocked
 from optimizer.evaluation import Evaluation, OnEvent, ignore
 from optimizer.found import Found
-from optimizer.models import Backend
-from optimizer.plan import LEAST_CALLS, Plan, plan_for
+from optimizer.models import Backend, price_of
+from optimizer.plan import DEFAULT_CALLS, LEAST_CALLS, Plan, plan_for
 from optimizer.preflight import constant_baseline
 from optimizer.proposals import Proposer
-from optimizer.records import ModelRole, Scores, SearchResult, SearchSpec
+from optimizer.racing import CHARACTERS_PER_TOKEN
+from optimizer.records import Budget, ModelRole, Scores, SearchResult, SearchSpec
 from optimizer.sprig import ComponentEditor
 
+PROMPT_GROWTH = 600
+"""Characters that a candidate is longer than the seed, on average."""
+TYPICAL_ANSWER = 150
+"""Tokens of an answer, where the model's limit is higher."""
 PUBLISHED_LOOPS = frozenset({"outer_loop", "metaspo_ape", "metaspo_evo"})
 
 
@@ -36,6 +43,7 @@ async def search(
     journal.
     """
     _check(spec)
+    spec = with_calls(spec)
     started = clock()
     async with Evaluation.open(spec, clock=clock, on_event=on_event, backends=backends) as evaluation:
         plan = plan_for(spec)
@@ -105,6 +113,22 @@ def proposer_for(spec: SearchSpec, evaluation: Evaluation) -> Proposer:
         return Rewriter(evaluation)
     rephrase = partial(reworded, evaluation) if evaluation.has("optimizer") else None
     return ComponentEditor(corpus_for(spec.sources), seed=spec.seed, rephrase=rephrase)
+
+
+def with_calls(spec: SearchSpec) -> SearchSpec:
+    """A budget in USD alone also gets a number of calls, from the base model's price and mean lengths.
+
+    The loop sizes and the share of the holdout follow from it. The limit in USD stays the hard one.
+    """
+    if spec.budget.usd is None or spec.budget.calls is not None:
+        return spec
+    lengths = [len(task.user_prompt) + len(example.question) for task in spec.sources for example in task.select[:100]]
+    tokens_in = (sum(lengths) / max(1, len(lengths)) + len(spec.seed_prompt) + PROMPT_GROWTH) / CHARACTERS_PER_TOKEN
+    tokens_out = min(spec.models.base.max_tokens or TYPICAL_ANSWER, TYPICAL_ANSWER)
+    each = price_of(spec.models.base).of(tokens_in, tokens_out)
+    affordable = DEFAULT_CALLS if each <= 0 else int(0.9 * spec.budget.usd / each)
+    calls = max(LEAST_CALLS, min(DEFAULT_CALLS, affordable))
+    return replace(spec, budget=Budget(calls=calls, usd=spec.budget.usd))
 
 
 def _check(spec: SearchSpec) -> None:
