@@ -192,15 +192,15 @@ def up(ctx: click.Context, workers: int | None) -> None:
     import processes
 
     settings = settings_of(ctx)
-    with processes.until_signal() as asked, house(settings, workers=workers, say=click.echo) as running:
+    stopped = contextlib.suppress(KeyboardInterrupt)
+    with processes.interrupts, stopped, house(settings, workers=workers, say=click.echo) as running:
         storage = "the Redis of redis_url" if settings.redis_url else f"embedded, under {settings.home}"
         click.echo(f"metaspo is up: point an OpenAI SDK at {running.url}/v1")
         click.echo(f"  console  {running.url}/console")
         click.echo(f"  storage  {storage}")
         click.echo(f"  logs     {running.tree.logs}")
         click.echo("Ctrl-C stops it.")
-        running.tree.wait(asked)
-        click.echo("stopping ...")
+        running.tree.wait()
 
 
 @cli.command()

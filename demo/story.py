@@ -18,8 +18,8 @@ from demo import stage, summary
 from demo.app import USER_PROMPT, Exchange, Row, first_label, in_turn, read_rows
 from demo.show import Show
 from demo.stage import DATA, FIRST_PROMPT, SIZES, SOURCES, UNSEEN, Sizes
-from demo.telling import Telling, clear_the_stage, interruptible, stay_open, told_on
-from processes import House
+from demo.telling import Telling, clear_the_stage, stay_open, told_on
+from processes import House, interrupts
 from registry import load_settings
 
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ def tell(
     folder = home.expanduser().absolute() / "demo"
     chosen = stage.choose_models(model, models)
     show = Show(to_stderr=as_json)
-    with interruptible():
+    with interrupts:
         facts = clear_the_stage(folder)
         listen = stage.listen_address()
         keys = stage.keys_of(folder)

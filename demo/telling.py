@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -100,24 +99,7 @@ def told_on(
             raise ProcessError(f"{cause} (logs: {house.tree.logs}; start again to go on)") from error
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the story as Ctrl-C does: in order, so that it can go on later."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    names = (signal.SIGTERM, signal.SIGHUP)
-    before = {name: signal.signal(name, interrupt) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
 def stay_open(house: House) -> None:
-    """Until Ctrl-C."""
+    """Until Ctrl-C. Raises ProcessError when a process cannot be kept alive."""
     with contextlib.suppress(KeyboardInterrupt):
-        while not house.tree.failure:
-            time.sleep(0.2)
+        house.tree.wait()

@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from processes import CRASHES, ProcessError, Program, Tree, alive, claim_home, free_address, url_of
+from processes import ProcessError, Program, Tree, alive, claim_home, free_address, url_of
+from processes.tree import CRASHES
 from registry.embedded import EmbeddedRedis
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -53,7 +53,7 @@ def test_a_program_is_ready_when_its_address_answers(tree: Tree, free_port: int)
 
 
 def test_leaving_the_tree_ends_every_process_also_those_that_ignore_sigterm(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("processes.GRACE", 0.3)
+    monkeypatch.setattr("processes.tree.GRACE", 0.3)
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
@@ -82,10 +82,10 @@ def test_a_dead_program_is_started_again(tree: Tree, said: list[str]) -> None:
 
 
 def test_a_program_that_ends_again_and_again_makes_the_tree_give_up(tree: Tree, monkeypatch) -> None:
-    monkeypatch.setattr("processes.time.sleep", lambda _: None)
+    monkeypatch.setattr("processes.tree.time.sleep", lambda _: None)
     tree.start(Program("moth", [sys.executable, "-c", "print('the lamp is hot'); raise SystemExit(3)"]))
     with pytest.raises(ProcessError, match=r"moth ends again and again: the lamp is hot \(its log: "):
-        tree.wait(threading.Event())
+        tree.wait()
     assert (tree.logs / "moth.log").read_text().count("hot") == CRASHES + 1
 
 

@@ -1,32 +1,29 @@
-"""The process tree of ``metaspo up`` and ``metaspo demo``: started by command, watched, restarted, and never left
-behind.
+"""The running processes of one home: started, watched, restarted, ended in order.
 
-Each process of the house is one of its own commands (``metaspo gateway serve``, ``metaspo jobs worker`` ...) in a
-session of its own, so a Ctrl-C in the terminal reaches only this tree, which then ends the others in order: those
-that write before the store they write to. A *keeper*, a few lines of Python that hold one end of a pipe, ends every
-group when this process dies without a word (``kill -9``). The embedded Redis is watched like the others: dead, it is
-started again on the same append-only file.
+The keeper is a process of a few lines that holds one end of a pipe: when this process dies without a word
+(``kill -9``), the pipe closes and the keeper ends every group that is in its books.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import NoReturn, Protocol
 from urllib.error import URLError
 from urllib.request import urlopen
 
-HERE = Path(__file__).resolve().parent
+from processes.interrupts import interrupts
+from processes.places import ProcessError
+
+HERE = Path(__file__).resolve().parent.parent
 GRACE = 8.0
 """Seconds a process has to end after SIGTERM before it is killed."""
 CRASHES, WINDOW = 5, 60.0
@@ -50,10 +47,6 @@ for end in (signal.SIGTERM, signal.SIGKILL):
     if groups and end == signal.SIGTERM:
         time.sleep(3)
 """
-
-
-class ProcessError(Exception):
-    """The tree cannot start or go on: the message is one sentence that says what to do."""
 
 
 class Storage(Protocol):
@@ -94,61 +87,6 @@ def metaspo(*arguments: str) -> list[str]:
     return [sys.executable, str(HERE / "metaspo.py"), *arguments]
 
 
-def claim_home(home: Path) -> IO[str]:
-    """Make `home`, prove that it can be written, and hold its lock until the returned file is closed.
-
-    Raises ProcessError when the folder cannot be made or written, or when another metaspo lives in it."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = (home / "up.lock").open("a+")
-    except OSError as error:
-        raise ProcessError(
-            f"home {home} cannot be written ({error.strerror}); choose another folder with `home:` or METASPO_HOME."
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise ProcessError(
-            f"home {home} is in use by {holder}; stop that one first, or choose another with `home:` or METASPO_HOME."
-        ) from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()}")
-    lock.flush()
-    return lock
-
-
-def free_address(listen: str, *, setting: str = "listen") -> tuple[str, int]:
-    """Split ``host:port``, prove that nobody listens there, and draw a free port for port 0. Raises ProcessError."""
-    host, _, port_text = listen.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    try:
-        port = int(port_text)
-        family = socket.getaddrinfo(host, port if port in range(65536) else "none", type=socket.SOCK_STREAM)[0][0]
-    except (ValueError, socket.gaierror):
-        raise ProcessError(
-            f"`{setting}: {listen}` is not an address; write it as host:port, for example 127.0.0.1:8080."
-        ) from None
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ProcessError(
-                f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it, or choose another with "
-                f"`{setting}:` in the config file or METASPO_{setting.upper()}."
-            ) from None
-        return host, probe.getsockname()[1]
-
-
-def url_of(host: str, port: int) -> str:
-    """Where a server that listens on `host` is reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def answers(url: str) -> bool:
     """Whether `url` answers 200 within two seconds."""
     try:
@@ -184,6 +122,10 @@ class Tree:
         self._keeper: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Tree:
+        with interrupts.held():
+            return self._open()
+
+    def _open(self) -> Tree:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", KEEPER], stdin=subprocess.PIPE, text=True, start_new_session=True
@@ -199,7 +141,7 @@ class Tree:
 
     def start_storage(self, start: Callable[[], Storage]) -> str:
         """Start the embedded Redis by `start` (again whenever it dies) and return its URL."""
-        with self._lock:
+        with self._lock, interrupts.held():
             self._start_storage = start
             self.storage = start()
             self._keep("+", self.storage.pid)
@@ -207,7 +149,7 @@ class Tree:
 
     def start(self, program: Program) -> Running:
         """Start `program` and wait until it is ready. Raises ProcessError when it ends or is not ready in time."""
-        with self._lock:
+        with self._lock, interrupts.held():
             child = self._spawn(program)
             self.running.append(child)
         deadline = self.clock() + program.patience
@@ -290,16 +232,20 @@ class Tree:
         except ProcessError as error:
             self.failure = str(error)
 
-    def wait(self, until: threading.Event) -> None:
-        """Return when `until` is set; raise ProcessError when the tree gives up first."""
-        while not until.wait(0.2):
-            if self.failure:
-                raise ProcessError(self.failure)
+    def wait(self) -> NoReturn:
+        """Wait until the tree gives up: then raise ProcessError. Ctrl-C ends it as KeyboardInterrupt."""
+        while not self.failure:
+            time.sleep(0.2)
+        raise ProcessError(self.failure)
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End every process, the last started first, the store last; safe to call twice."""
+        """End every process, the last started first, the store last; safe to call twice. Takes no interruption."""
+        with interrupts.held(drop=True):
+            self._stop()
+
+    def _stop(self) -> None:
         self._stopping.set()
         if self._watcher and self._watcher is not threading.current_thread():
             self._watcher.join()
@@ -343,19 +289,6 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextlib.contextmanager
-def until_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM or a closed terminal sets, in place of their usual effect."""
-    asked = threading.Event()
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {name: signal.signal(name, lambda *_: asked.set()) for name in names}
-    try:
-        yield asked
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 @dataclass(frozen=True)
