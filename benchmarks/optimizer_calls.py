@@ -4,6 +4,7 @@
     python benchmarks/optimizer_calls.py waste       base calls spent on unparsable or duplicate candidates
     python benchmarks/optimizer_calls.py resume      opening and replaying a journal of 100,000 rollouts
     python benchmarks/optimizer_calls.py memory      peak memory of a 16-task run
+    python benchmarks/optimizer_calls.py all         the four, written to docs/results/optimizer_calls.jsonl
 
 Each prints one JSON line per measurement. The endpoint (``stub_endpoint.py``) is a process of its own; tasks are made
 up, with unique questions, so that no two base calls are equal unless the method repeats itself.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -45,6 +47,7 @@ from optimizer import (  # noqa: E402 -- the path comes first
 )
 
 REFERENCE_SECONDS = 56.1
+LINES: list[str] = []
 
 
 @contextmanager
@@ -224,21 +227,32 @@ def peak_mb() -> float:
 
 def report(name: str, **figures: object) -> None:
     rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
-    print(json.dumps({"benchmark": name, **rounded}), flush=True)
+    line = json.dumps({"benchmark": name, "load": round(os.getloadavg()[0], 1), **rounded})
+    LINES.append(line)
+    print(line, flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["calls", "waste", "resume", "memory"])
+    parser.add_argument("what", choices=["calls", "waste", "resume", "memory", "all"])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rollouts", type=int, default=100_000)
     arguments = parser.parse_args()
-    if arguments.what == "calls":
+    wanted = ("calls", "waste", "resume", "memory") if arguments.what == "all" else (arguments.what,)
+    # one process each, so that peak memory is its own
+    if len(wanted) > 1:
+        for name in wanted:
+            command = [sys.executable, __file__, name]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            LINES.extend(done.stdout.splitlines())
+            print(done.stdout, end="", flush=True)
+        (ROOT / "docs" / "results" / "optimizer_calls.jsonl").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    elif wanted == ("calls",):
         calls(arguments.concurrency, arguments.repeats)
-    elif arguments.what == "waste":
+    elif wanted == ("waste",):
         waste()
-    elif arguments.what == "resume":
+    elif wanted == ("resume",):
         resume(arguments.rollouts)
     else:
         memory()

@@ -12,10 +12,10 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from yarl import URL
 
 from optimizer.errors import EndpointDown, EndpointRefused
 from optimizer.models.backend import Note
@@ -182,7 +182,8 @@ class OpenAICompatible:
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             timeout=aiohttp.ClientTimeout(total=self._spec.timeout, sock_connect=10),
             headers=headers,
-            trust_env=URL(self._url).host not in _LOOPBACK,  # a proxy of the environment, but never to this machine
+            trust_env=urlsplit(self._url).hostname
+            not in _LOOPBACK,  # a proxy of the environment, but never to this machine
             skip_auto_headers=("user-agent",),
         )
         return self._session

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_tasks import folder
 
 from optimizer.errors import DataError, SearchFileError
@@ -78,6 +82,26 @@ def test_what_is_told_when_it_is_wrong(file: Path, text: str, told: str) -> None
         load_search_file(file, env={})
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = ("seed", "models", "tasks", "budget", "method", "faithful", "home", "sizes", "options", "incumbent")
+
+
+@given(
+    st.one_of(st.text(max_size=60), st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, YAML)).map(yaml.safe_dump))
+)
+@settings(deadline=None)
+def test_no_file_ends_in_a_traceback(text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        with pytest.raises((SearchFileError, DataError)):
+            load_search_file(Path(file.name), env={})
 
 
 def test_a_task_folder_that_is_not_there(file: Path) -> None:

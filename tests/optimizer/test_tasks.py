@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optimizer.clusters import clusters_of, fraction
 from optimizer.errors import DataError
-from optimizer.records import Example
-from optimizer.rows import LONGEST_LINE
+from optimizer.records import Example, JudgeSpec
+from optimizer.rows import LONGEST_LINE, read_rows
 from optimizer.tasks import TaskSettings, load_task, split_traffic
 
 WORDS = [
@@ -59,8 +62,9 @@ def folder(
         **(task or {}),
     }
     (path / "task.json").write_text(json.dumps(told))
-    for name, given in (("train", rows(80, "train") if train is None else train), ("test", test or rows(60, "test"))):
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in given]
+    splits = {"train": rows(80, "train") if train is None else train, "test": test or rows(60, "test")}
+    for name, content in splits.items():
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in content]
         (path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return path
 
@@ -195,6 +199,40 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path, row: Any, told: s
     with pytest.raises(DataError, match=told) as caught:
         load_task(path)
     assert str(caught.value).startswith(f"{path / 'train.jsonl'}:61: ")
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode)), max_size=6))
+def test_no_bytes_break_the_reader(lines: list[bytes]) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        file.write(b"\n".join(lines))
+        file.flush()
+        try:
+            read_rows(Path(file.name), JudgeSpec())
+        except DataError as error:
+            assert str(error).startswith(f"{file.name}:")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "question", "answer", "answers", "history", "unit"), JSON))
+)
+def test_no_row_breaks_the_reader(row: dict[str, Any]) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write(json.dumps(row))
+        file.flush()
+        try:
+            (example,) = read_rows(Path(file.name), JudgeSpec())
+        except DataError as error:
+            assert str(error).startswith(f"{file.name}:1: ")
+        else:
+            assert example.question.strip()
+            assert example.answers
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
