@@ -5,8 +5,9 @@ Imported with the first scrape: the request path does not need the library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
+from operator import add
 
 import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,7 +17,11 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from gateway.metric_names import FAMILIES, Family
 from gateway.metrics import Histogram, Labels, WorkerNumbers
 
-_MERGE_GAUGES = {"metaspo_registry_up": min}
+_MERGE_GAUGES: dict[str, Callable[[float, float], float]] = {
+    "metaspo_registry_up": min,
+    "metaspo_upstream_up": min,
+    "metaspo_in_flight": add,
+}
 """How the gauges of several workers become one; the rest shows the largest."""
 
 
@@ -49,7 +54,7 @@ class Merged(Collector):
 
     def _gauge(self, family: Family) -> Metric:
         metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
-        merge = _MERGE_GAUGES.get(family.name, max)
+        merge: Callable[[float, float], float] = _MERGE_GAUGES.get(family.name, max)
         values: dict[Labels, float] = {}
         for worker in self._live:
             for labels, value in worker.gauges.get(family.name, ()):

@@ -53,6 +53,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("metaspo_prompt_version", "gauge", "Version a pointer names.", ("domain", "arm")),
     Family("metaspo_canary_share", "gauge", "Share of units on the canary, 0 when none runs.", ("domain",)),
+    Family("metaspo_in_flight", "gauge", "Requests that are being answered now."),
+    Family("metaspo_upstream_up", "gauge", "0 while an upstream is ejected after failures, else 1.", ("upstream",)),
+    Family("metaspo_feedback_total", "counter", "Feedback taken, by what it said.", ("domain", "kind")),
     Family("metaspo_samples_total", "counter", "Exchanges drawn for learning, by whether kept.", ("domain", "kept")),
     Family(
         "metaspo_samples_dropped_total",

@@ -118,6 +118,9 @@ class GatewayMetrics:
         self.registry_state: Callable[[], tuple[float, bool, int]] = lambda: (0.0, False, 0)
         """Age of the snapshot in seconds, whether the registry answers, values refused so far: set by the server."""
 
+        self.load_state: Callable[[], tuple[int, dict[str, bool]]] = lambda: (0, {})
+        """Requests in flight, and which upstreams are not ejected: set by the server."""
+
     # --- the request path ---------------------------------------------------------------------------------------------
 
     def observe(self, exchange: Exchange) -> None:
@@ -187,6 +190,10 @@ class GatewayMetrics:
         else:
             self._count("metaspo_promotions_total", (self._domain(domain), kind))
 
+    def feedback(self, domain: str, kind: str) -> None:
+        """One feedback taken. ``kind``: ``reference``, ``score`` or ``comment``, the most telling part of it."""
+        self._count("metaspo_feedback_total", (self._domain(domain), kind))
+
     def load(self, snapshot: Snapshot) -> None:
         """Take domains and pointers of a new snapshot."""
         names = sorted(snapshot.domains)[:MOST_DOMAINS]
@@ -209,6 +216,7 @@ class GatewayMetrics:
         age, up, refused = self.registry_state()
         counters = {name: list(series.items()) for name, series in self._counters.items()}
         counters["metaspo_snapshot_refused_total"] = [((), float(refused))]
+        in_flight, upstreams = self.load_state()
         return WorkerNumbers(
             pid=self._pid,
             counters=counters,
@@ -216,6 +224,8 @@ class GatewayMetrics:
                 **self._pointers,
                 "metaspo_snapshot_age_seconds": [((), min(age, 1e9))],
                 "metaspo_registry_up": [((), float(up))],
+                "metaspo_in_flight": [((), float(in_flight))],
+                "metaspo_upstream_up": [((name,), float(good)) for name, good in sorted(upstreams.items())],
             },
             histograms={name: list(series.items()) for name, series in self._histograms.items()},
         )

@@ -104,6 +104,14 @@ class Router:
             health = self.healths[key] = Health()
         return health
 
+    def upstreams_up(self) -> dict[str, bool]:
+        """Which upstreams have a deployment that is not ejected; one that nobody has asked yet counts as up."""
+        up = {upstream.name: True for upstream in self.house.upstreams}
+        asked: dict[str, bool] = {}
+        for (name, _), health in self.healths.items():
+            asked[name] = asked.get(name, False) or not health.out_until
+        return {**up, **{name: good for name, good in asked.items() if name in up}}
+
     def failed(self, health: Health, *, probe: bool) -> None:
         """Count a failure; eject after enough in a row (or a failed probe), for longer each time."""
         health.failures += 1

@@ -73,6 +73,8 @@ async def feedback(request: Request, who: Caller, control: Control_, registry: R
         raise Failure(error.refusal) from error
     record = await asyncio.to_thread(vote, said, claim, control.clock())
     joined = await registry.add_feedback(record)
+    kind = "reference" if record.reference is not None else "score" if record.score is not None else "comment"
+    control.metrics.feedback(record.domain, kind)
     return answer(Taken(claim.exchange, joined), 202)
 
 
