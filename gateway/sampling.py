@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
@@ -38,6 +39,8 @@ FLUSH_EVERY = 0.25
 """Seconds between two batches while little happens."""
 SHARE_EVERY = 1.0
 """Seconds between two comparisons of the hourly caps with the fleet."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which the scrubbing thread may hold up the requests' thread (Python's default: 0.005)."""
 BATCH = 500
 MAX_REQUEST = 1 << 20
 """Bytes of a request body above which an exchange is not kept: it would be cut to pieces anyway."""
@@ -223,6 +226,7 @@ class Sampler:
     def start(self) -> None:
         """Begin to write in the background."""
         if self._task is None:
+            sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
             self._task = asyncio.create_task(self._write_for_ever(), name="sampler")
 
     async def stop(self, deadline: float = 5.0) -> None:

@@ -29,6 +29,7 @@ from gateway.metrics import GatewayMetrics
 from gateway.pipeline import Neighbours, Pipeline
 from gateway.prices import Prices
 from gateway.sampling import Sampler
+from gateway.scrub import detectors
 from gateway.settings import house_of
 from gateway.wire import WireLane
 from registry import (
@@ -98,6 +99,7 @@ class Worker:
             key_share=gateway.sample_per_key_share,
             fleet=workers,
             ledger=self._add_usage,
+            detectors=detectors(presidio=gateway.presidio),
         )
         self.limits = KeyLimits(
             prices, clock=clock, worker=f"{socket.gethostname()}:{os.getpid()}", ledger=self._add_usage
@@ -114,6 +116,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._pipeline: Pipeline | None = None
         self.metrics.registry_state = self._registry_state
+        self.metrics.load_state = lambda: (self.pipeline.in_flight, self.pipeline.router.upstreams_up())
 
     @property
     def pipeline(self) -> Pipeline:

@@ -259,6 +259,7 @@ class GatewaySettings(Section):
     forwarded_allow: str = Field(
         default="127.0.0.1", description="addresses whose `x-forwarded-*` headers are believed"
     )
+    presidio: bool = Field(default=False, description="names and places are scrubbed too (extra `presidio`)")
     otel: bool = Field(default=False, description="OpenTelemetry traces (extra `otel`)")
     webhooks: list[str] = Field(default=[], description="addresses told of promotions, rollbacks and approvals")
     webhook_secret: str | None = Field(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import re
 import string
+import subprocess
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.scrub import DETECTORS, MAX_CHARS, Detector, Scrubber, Span, clip, entropy, iban_valid, luhn, presidio
+from gateway.errors import StartFailed
+from gateway.scrub import DETECTORS, MAX_CHARS, Detector, Scrubber, Span, clip, detectors, entropy, iban_valid, luhn
 
 
 def scrub(text: str) -> str:
@@ -215,11 +218,17 @@ def test_every_card_number_is_found(stem: str) -> None:
 
 
 def test_presidio_is_asked_for_by_name() -> None:
-    if "presidio_analyzer" in sys.modules:
+    if importlib.util.find_spec("presidio_analyzer"):
         pytest.skip("Presidio is installed here")
-    with pytest.raises(ImportError, match="pip install presidio-analyzer"):
-        presidio()
+    with pytest.raises(StartFailed, match="pip install presidio-analyzer"):
+        detectors(presidio=True)
+    assert detectors() == DETECTORS
 
 
-def test_detect_secrets_is_not_imported_before_the_first_text() -> None:
-    assert all(callable(detector) for detector in DETECTORS)
+def test_detect_secrets_is_loaded_with_the_first_text() -> None:
+    code = "import sys; from gateway.scrub import Scrubber; before = 'detect_secrets' in sys.modules; Scrubber()('x')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(before, 'detect_secrets' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False", "True"]
