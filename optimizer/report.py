@@ -11,6 +11,9 @@ import msgspec
 from optimizer.estimate import Estimate
 from optimizer.records import Interval, Ledger, Scores, SearchResult, SplitScores
 
+_FORM = 0.02
+"""A fall in the share of malformed answers from which on it is worth a sentence."""
+
 
 def result_to_dict(result: SearchResult) -> dict[str, Any]:
     """The result as plain JSON values: what ``metaspo search --json`` ends with. Numbers that are not finite become
@@ -33,6 +36,7 @@ def result_to_dict(result: SearchResult) -> dict[str, Any]:
         "datasets": result.datasets,
         "wall_seconds": result.wall_seconds,
         "reason": result.reason,
+        "cautions": cautions(result),
         "notes": list(result.notes),
     }
     cleaned: dict[str, Any] = _finite(plain)
@@ -62,6 +66,28 @@ def estimate_page(estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
+def cautions(result: SearchResult) -> list[str]:
+    """What a reader must know before believing a gain: a constant answer does as well, or the gain is form alone."""
+    told: list[str] = []
+    for name, split in (("holdout", result.winner_scores.holdout), ("unseen tasks", result.winner_scores.unseen)):
+        constant = _constants(result, split)
+        if split.mean is not None and constant and split.mean.score <= _mean_of(constant):
+            told.append(
+                f"On the {name} the winner ({split.mean.score:.3f}) does no better than always giving the most "
+                f"frequent answer ({_mean_of(constant):.3f})."
+            )
+    before, after = (
+        [score.malformed for score in scores.holdout.tasks.values()]
+        for scores in (result.incumbent_scores, result.winner_scores)
+    )
+    if before and after and _mean_of(before) - _mean_of(after) >= _FORM:
+        told.append(
+            f"Malformed answers fell from {_mean_of(before):.1%} to {_mean_of(after):.1%}: at least a part of any "
+            "gain is form, not ability."
+        )
+    return told
+
+
 def _result_lines(result: SearchResult) -> Iterator[str]:
     yield f"Method {result.method}: {result.reason}"
     yield ""
@@ -69,24 +95,36 @@ def _result_lines(result: SearchResult) -> Iterator[str]:
         "The winner is the incumbent." if result.winner == result.incumbent else f"Winner:\n{_indented(result.winner)}"
     )
     yield ""
+    yield from _columns(_overview(result))
+    yield ""
+    tasks = _task_table(result)
+    if len(tasks) > 1:
+        yield from _columns(tasks)
+        yield ""
+    yield from cautions(result)
+    if result.gate is not None:
+        yield f"Gate: {result.gate.outcome}. {result.gate.reason}"
+    else:
+        yield "Gate: nothing to decide, no challenger was found."
+    yield from _spent(result.ledger)
+    yield f"Wall time: {result.wall_seconds:.1f} s"
+    yield from result.notes
+
+
+def _overview(result: SearchResult) -> list[tuple[str, ...]]:
+    """Incumbent, winner and baselines on the holdout and on unseen tasks."""
     rows = [("incumbent", result.incumbent_scores), ("winner", result.winner_scores), *result.baselines.items()]
-    table = [("", "holdout", "unseen")]
+    table: list[tuple[str, ...]] = [("", "holdout", "unseen")]
     table += [(name, _mean(scores.holdout), _mean(scores.unseen)) for name, scores in rows]
     if result.constant_baseline:
-        source = [
-            result.constant_baseline[name]
-            for name in result.incumbent_scores.holdout.tasks
-            if name in result.constant_baseline
-        ]
-        other = [
-            result.constant_baseline[name]
-            for name in result.incumbent_scores.unseen.tasks
-            if name in result.constant_baseline
-        ]
-        table.append(("constant answer", _plain_mean(source), _plain_mean(other)))
-    yield from _columns(table)
-    yield ""
-    tasks = [("task", "incumbent", "winner", "constant", "malformed", "unscored")]
+        splits = (result.incumbent_scores.holdout, result.incumbent_scores.unseen)
+        values = [_constants(result, split) for split in splits]
+        table.append(("constant answer", *(f"{_mean_of(some):.3f}" if some else "-" for some in values)))
+    return table
+
+
+def _task_table(result: SearchResult) -> list[tuple[str, ...]]:
+    table: list[tuple[str, ...]] = [("task", "incumbent", "winner", "constant", "malformed", "unscored")]
     for before, after in (
         (result.incumbent_scores.holdout, result.winner_scores.holdout),
         (result.incumbent_scores.unseen, result.winner_scores.unseen),
@@ -94,7 +132,7 @@ def _result_lines(result: SearchResult) -> Iterator[str]:
         for name, score in before.tasks.items():
             then = after.tasks.get(name, score)
             constant = result.constant_baseline.get(name)
-            tasks.append(
+            table.append(
                 (
                     name,
                     _interval(score.interval),
@@ -104,16 +142,15 @@ def _result_lines(result: SearchResult) -> Iterator[str]:
                     f"{then.unscored:.1%}",
                 )
             )
-    if len(tasks) > 1:
-        yield from _columns(tasks)
-        yield ""
-    if result.gate is not None:
-        yield f"Gate: {result.gate.outcome}. {result.gate.reason}"
-    else:
-        yield "Gate: nothing to decide, no challenger was found."
-    yield from _spent(result.ledger)
-    yield f"Wall time: {result.wall_seconds:.1f} s"
-    yield from result.notes
+    return table
+
+
+def _constants(result: SearchResult, split: SplitScores) -> list[float]:
+    return [result.constant_baseline[name] for name in split.tasks if name in result.constant_baseline]
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _spent(ledger: Ledger) -> Iterator[str]:
@@ -167,10 +204,6 @@ def _mean(split: SplitScores) -> str:
 
 def _interval(interval: Interval) -> str:
     return f"{interval.score:.3f} ({interval.low:.3f} to {interval.high:.3f}, n={interval.n})" if interval.n else "-"
-
-
-def _plain_mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.3f}" if values else "-"
 
 
 def _indented(text: str) -> str:
