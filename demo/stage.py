@@ -43,8 +43,8 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(traffic=124, unseen=64, calls=1000, canary=24),
-    "small": Sizes(traffic=16, unseen=8, calls=120, canary=6),
+    "full": Sizes(traffic=136, unseen=64, calls=1000, canary=24),
+    "small": Sizes(traffic=12, unseen=6, calls=120, canary=6),
 }
 
 

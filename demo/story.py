@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -38,6 +39,8 @@ def tell(
     folder = home.expanduser().absolute() / "demo"
     chosen = stage.choose_models(model, models)
     show = Show(to_stderr=as_json)
+    for name in [name for name in os.environ if name.startswith("METASPO_")]:
+        del os.environ[name]  # the demo's own config file is all that its processes read
     with interrupts:
         facts = clear_the_stage(folder)
         listen = stage.listen_address()
