@@ -112,9 +112,8 @@ def chart(title: str, x_name: str, y_name: str, series: dict[str, Sequence[tuple
     for k in range(6):
         value = low + (high - low) * k / 5
         x, _ = at(value, 0)
-        parts.append(
-            f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle" fill="#444">{value:,.4g}</text>'
-        )
+        shown = f"{value:,.0f}" if high >= 10 else f"{value:.2f}"
+        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle" fill="#444">{shown}</text>')
     parts.append(
         f'<text x="{(left + width - right) / 2}" y="{height - 12}" text-anchor="middle" fill="#444">{x_name}</text>'
     )

@@ -55,8 +55,8 @@ _REFUSAL = re.compile(
     r"""
       \b(?:i|we)(?:'m|\ am|\ are|'re)?\ (?:really\ |very\ |truly\ )?
         (?:sorry|afraid|unable|not\ able|not\ comfortable|not\ willing|not\ allowed)\b
-    | \b(?:i|we)\ (?:can\ ?not|can't|could\ not|couldn't|won't|will\ not|must\ not|may\ not|do\ not|don't|am\ not\ going\ to
-        |refuse|decline|have\ to\ (?:refuse|decline)|must\ (?:refuse|decline)|need\ to\ decline)\b
+    | \b(?:i|we)\ (?:can\ ?not|can't|could\ not|couldn't|won't|will\ not|must\ not|may\ not|do\ not|don't
+        |am\ not\ going\ to|refuse|decline|have\ to\ (?:refuse|decline)|must\ (?:refuse|decline)|need\ to\ decline)\b
         (?!\ (?:know|see|have\ (?:any\ )?(?:doubt|questions)|think|believe|need|worry|want|recommend|forget|wait))
     | \bas\ an?\ (?:ai|artificial|language\ model|assistant)\b[^.\n]{0,80}
         \b(?:can\ ?not|can't|not\ able|unable|must\ not|do\ not|don't)\b
