@@ -239,31 +239,38 @@ def find_template(messages: Sequence[str], configured: str | None) -> Template:
 
 
 def make_items(asked: Sequence[tuple[Sample, str]]) -> list[Item]:
-    """Join near-duplicates: one item per cluster, spoken for by its first sample. ``asked`` is in the order of time."""
+    """Join near-duplicates: one item per cluster, spoken for by whoever asks about the fewest things.
+
+    So a caller who repeats everybody's questions speaks for none of them, and cannot use up the caps of others by it.
+    ``asked`` is in the order of time.
+    """
     texts = [_identity(sample, question) for sample, question in asked]
     names = duplicates.clusters(texts)
     members: dict[str, list[int]] = defaultdict(list)
+    breadth: dict[str, set[str]] = defaultdict(set)
     for position, name in enumerate(names):
         members[name].append(position)
+        breadth[asked[position][0].unit].add(name)
     items = []
     for name, positions in members.items():
         group = [asked[p][0] for p in positions]
-        first, question = asked[positions[0]]
         people = {s.unit for s in group if not s.unit_is_fallback}
-        known = next((s for s in group if not s.unit_is_fallback), None)
+        speaker, question = min(
+            (asked[p] for p in positions), key=lambda pair: (pair[0].unit_is_fallback, len(breadth[pair[0].unit]))
+        )
         items.append(
             Item(
                 cluster=name,
                 hashes=tuple(sorted({duplicates.text_hash(texts[p]) for p in positions})),
                 question=question,
-                history=tuple(first.messages[:-1]),
+                history=tuple(speaker.messages[:-1]),
                 answers=agreed_reference(group),
-                unit=(known or first).unit,
-                fallback=known is None,
-                key=first.key,
+                unit=speaker.unit,
+                fallback=speaker.unit_is_fallback,
+                key=speaker.key,
                 weight=float(max(1, min(3, len(people)))),
                 representative=any(s.reservoir == "representative" for s in group),
-                origin=first.id,
+                origin=speaker.id,
             )
         )
     return sorted(items, key=lambda i: i.cluster)

@@ -44,12 +44,36 @@ _REWARD = re.compile(
     r"|\"(?:score|verdict|criteria|injection_suspected|reward|grade)\"\s*:",
     re.IGNORECASE,
 )
+_MACHINERY = re.compile(
+    r"\bas (?:the|a) (?:judge|grader|evaluator|rater)\b[^.\n]{0,30}\b(?:must|should|rate|score|mark|accept)\b"
+    r"|\b(?:grader|evaluator|reward model|optimi[sz]er)s?\b[^.\n]{0,60}\b(?:prompt|full marks|reward)\b"
+    r"|\b(?:the|your|every|each|any) (?:system )?prompt\b[^.\n]{0,20}"
+    r"\b(?:began|begins|told|tells|said|says|must|mentions)\b"
+    r"|\b(?:write|put|add)\b[^.\n]{0,20}\b(?:in|into|to) (?:your|the system) (?:system )?(?:instructions|prompt)\b"
+    r"|\b(?:the|this) (?:assistant|model|bot) (?:should|must)\b[^.\n]{0,20}"
+    r"\b(?:end|begin|start|say|name|praise|mention)\b"
+    r"|\bmake the (?:assistant|model|bot) (?:say|mention|recommend|praise)\b"
+    r"|\b(?:reply|answer|response)\b[^.\n]{0,20}\buntil it mentions\b",
+    re.IGNORECASE,
+)
+_TRIGGER = re.compile(
+    r"\b(?:if|when|whenever)\b[^.\n]{0,20}\b(?:text|user|message|input|question)\b[^.\n]{0,20}"
+    r"\b(?:begins|starts|contains|writes|says|mentions)\b[^.\n]{0,40},[^.\n]{0,20}"
+    r"\b(?:repeat|answer|reply|agree|drop|reveal|say|ignore|praise|print)\b"
+    r"|\b(?:hidden|secret) instructions\b|\bactivation word\b|\bdrop the usual rules\b",
+    re.IGNORECASE,
+)
 _ENCODED = re.compile(r"(?:[A-Za-z0-9+/]{120,}={0,2})|(?:\\x[0-9a-f]{2}){12,}|(?:%[0-9a-f]{2}){20,}", re.IGNORECASE)
+_GREEK_LOOKALIKES = frozenset("αονρτυικΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")
+"""Not all of Greek: phonetic spelling borrows theta and its like."""
+_WORD = re.compile(r"\w+")
 _PATTERNS = (
     ("role_marker", _MARKERS),
     ("override", _OVERRIDE),
     ("grader_address", _GRADER),
     ("fake_reward", _REWARD),
+    ("machinery", _MACHINERY),
+    ("trigger", _TRIGGER),
     ("encoded", _ENCODED),
 )
 
@@ -57,15 +81,24 @@ _PATTERNS = (
 def suspicion(text: str) -> str:
     """Why this text must not become an example: one of a few fixed words, or the empty string.
 
-    ``oversize``, ``hidden`` (zero-width, bidirectional or tag characters), ``role_marker``, ``override``,
-    ``grader_address``, ``fake_reward``, ``encoded``.
+    ``oversize``, ``hidden`` (zero-width, bidirectional or tag characters, letters of two scripts in one word),
+    ``role_marker``, ``override``, ``grader_address``, ``fake_reward``, ``machinery`` (talk about the prompt or its
+    grader), ``trigger`` (an answer tied to a code word), ``encoded``.
     """
     if len(text) > MAX_CHARACTERS:
         return "oversize"
-    if any(_hidden(c) for c in text):
+    if any(_hidden(c) for c in text) or any(_mixed_scripts(word) for word in _WORD.findall(text)):
         return "hidden"
     plain = unicodedata.normalize("NFKC", text)
     return next((name for name, pattern in _PATTERNS if pattern.search(plain)), "")
+
+
+def _mixed_scripts(word: str) -> bool:
+    """Whether a word mixes Latin letters with those that look like them: Cyrillic or Greek."""
+    if word.isascii():
+        return False
+    latin = any("a" <= c <= "z" or "A" <= c <= "Z" for c in word)
+    return latin and any(c in _GREEK_LOOKALIKES or unicodedata.name(c, "").startswith("CYRILLIC") for c in word)
 
 
 def _hidden(character: str) -> bool:
@@ -73,6 +106,6 @@ def _hidden(character: str) -> bool:
     if character.isascii():
         return False
     point = ord(character)
-    if point in {0x200C, 0x200D, 0xAD, 0xFEFF}:
+    if point in {0x200C, 0x200D, 0x200E, 0x200F, 0xAD, 0xFEFF}:
         return False
     return unicodedata.category(character) == "Cf" or 0xE0000 <= point <= 0xE007F

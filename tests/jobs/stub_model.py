@@ -55,7 +55,7 @@ class StubModel:
         if self.down_after is not None and self.answered >= self.down_after:
             return web.json_response({"error": {"message": "overloaded"}}, status=503)
         self.answered += 1
-        text = self.answer(body["messages"])
+        text = self.reply(body)
         return web.json_response(
             {
                 "id": "x",
@@ -65,6 +65,10 @@ class StubModel:
                 "usage": {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55},
             }
         )
+
+    def reply(self, body: dict[str, Any]) -> str:
+        """What this request is answered with."""
+        return self.answer(body["messages"])
 
     def answer(self, messages: list[dict[str, str]]) -> str:
         system = " ".join(m["content"] for m in messages if m["role"] == "system")

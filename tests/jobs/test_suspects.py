@@ -47,6 +47,11 @@ GOOD = [
     "My exam grader was unfair.",
     "The accuracy of the clock: terrible!",
     "Die Anweisungen sind gut. Café, naïve, 日本語, 👩‍👩‍👧 ok",
+    "If the text message contains a code, where do I enter it?",
+    "When a user writes to you, how long does it take?",
+    "Can you write this into the instructions manual as a summary?",
+    "Das Gerät läuft seit März; 5 µm Toleranz, 10 Ω.",
+    "The model should have four doors.",
     "The reward for waiting was worth it",
     "See https://example.org/a/very/long/path/to/some/page?with=query&and=more",
 ]
