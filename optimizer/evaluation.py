@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from optimizer.calls import Calls
@@ -66,6 +66,7 @@ class Evaluation:
         prices: Mapping[ModelRole, Price] | None = None,
         clock: Callable[[], float],
         on_event: OnEvent = ignore,
+        new_secret: Callable[[], str] = secrets.token_hex,
     ) -> None:
         self._models = models
         self._backends = backends
@@ -80,7 +81,7 @@ class Evaluation:
         self.notes: list[str] = []
         secret = journal.note("secret")
         if secret is None:
-            secret = secrets.token_hex(32)
+            secret = new_secret()
             journal.set_note("secret", secret)
         self._secret = bytes.fromhex(secret)
 
@@ -99,35 +100,33 @@ class Evaluation:
         ``backends`` stand in for the models of their roles. Raises ``JournalError`` when an unfinished run of the same
         spec lies there and ``spec.resume`` is not set.
         """
-        journal = journal_of(spec)
         specs = {role: model for role in _TEMPERATURE if (model := spec.models.role(role)) is not None}
         opened: dict[ModelRole, Backend] = dict(backends or {})
         shared: dict[bytes, Backend] = {}
         notes: list[str] = []
-        try:
+        async with AsyncExitStack() as stack:
+            journal = journal_of(spec)
+            stack.callback(journal.close)
             for role, model in specs.items():
                 if role not in opened:
                     endpoint = endpoint_of(model)
-                    shared[endpoint] = shared.get(endpoint) or open_backend(model, journal=journal, note=notes.append)
+                    if endpoint not in shared:
+                        shared[endpoint] = open_backend(model, journal=journal, note=notes.append)
+                        stack.push_async_callback(shared[endpoint].close)
                     opened[role] = shared[endpoint]
-            prices = {role: price_of(model) for role, model in specs.items()}
             evaluation = cls(
                 specs,
                 opened,
                 journal,
                 budget=spec.budget,
                 seed=spec.seed,
-                prices=prices,
+                prices={role: price_of(model) for role, model in specs.items()},
                 clock=clock,
                 on_event=on_event,
             )
             evaluation.notes = notes
             evaluation._check_prices()
             yield evaluation
-        finally:
-            for backend in shared.values():
-                await backend.close()
-            journal.close()
 
     # --- what a method may do ----------------------------------------------------------------------------------------
 
