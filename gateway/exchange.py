@@ -86,6 +86,7 @@ class Exchange:
         "reply_size",
         "reply_tail",
         "request",
+        "retry",
         "sample_off",
         "sent_at",
         "served_domain",
@@ -95,6 +96,7 @@ class Exchange:
         "target",
         "task",
         "token",
+        "traceparent",
         "unit",
         "unit_is_fallback",
         "usage",
@@ -135,6 +137,10 @@ class Exchange:
         self.reply_tail = b""
         self.sample_off = False
         self.idempotency_key = b""
+        self.retry = False
+        """The SDK says that it sends this request again (``x-stainless-retry-count``)."""
+        self.traceparent = b""
+        """The caller's W3C trace context."""
         self.token = b""
         """The signed id that the caller got in ``x-metaspo-exchange``."""
         self.answered_by: Literal["gateway", "upstream"] = "gateway"

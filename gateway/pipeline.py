@@ -188,6 +188,8 @@ class Pipeline:
         exchange.stream = body.flag("stream")
         exchange.sample_off = headers.get(b"x-metaspo-sample") == b"off"
         exchange.idempotency_key = headers.get(b"idempotency-key", b"")
+        exchange.retry = headers.get(b"x-stainless-retry-count", b"0") != b"0"
+        exchange.traceparent = headers.get(b"traceparent", b"")
         exchange.estimate = len(body.raw) // 4
         serving = self.serving
         if not serving.plans:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
 from typing import Protocol
@@ -27,6 +27,7 @@ from gateway.feedback import record_id
 from gateway.limits import Ledger, exchange_cost
 from gateway.prices import Prices
 from gateway.quotas import HourlyRoom, PerSecond, drawn
+from gateway.retries import MAX_REQUEST, Retries
 from gateway.samples import bad_format, make_sample, read_exchange
 from gateway.scrub import DETECTORS, Detector
 from gateway.transcript import READABLE, Unreadable
@@ -42,8 +43,6 @@ SHARE_EVERY = 1.0
 SWITCH_INTERVAL = 0.0005
 """Seconds for which the scrubbing thread may hold up the requests' thread (Python's default: 0.005)."""
 BATCH = 500
-MAX_REQUEST = 1 << 20
-"""Bytes of a request body above which an exchange is not kept: it would be cut to pieces anyway."""
 MAX_QUEUED_BYTES = 16 << 20
 OUTCOMES_PER_SECOND = 200
 READS_PER_SECOND = 50
@@ -112,7 +111,7 @@ class Sampler:
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
         self._rooms: dict[str, HourlyRoom] = {}
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._retries = Retries()
         self._outcome_rates: dict[str, PerSecond] = {}
         self._reads = PerSecond(READS_PER_SECOND)
         self._policies: dict[str, SamplePolicy] = {}
@@ -138,11 +137,12 @@ class Sampler:
         if policy is None:
             return
         identity = record_id(exchange)
-        if exchange.idempotency_key and exchange.ok and self._repeated(identity):
+        chosen = exchange.ok and not exchange.sample_off and drawn(identity, policy.share)
+        if exchange.ok and self._retries.repeats(exchange, identity, chosen=chosen):
             return
         now = self._clock()
         outcome = self._outcome(exchange, identity, now)
-        keep = self._kept(exchange, domain, policy, identity, now)
+        keep = chosen and self._has_room(exchange, domain, policy, now)
         read = keep or (outcome is not None and exchange.ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
         if outcome is None and not keep:
             return
@@ -161,14 +161,6 @@ class Sampler:
         self._idle.clear()
         if len(self._queue) >= BATCH:
             self._wake.set()
-
-    def _repeated(self, identity: str) -> bool:
-        if identity in self._seen:
-            return True
-        self._seen[identity] = None
-        if len(self._seen) > 4096:
-            self._seen.popitem(last=False)
-        return False
 
     def _outcome(self, exchange: Exchange, identity: str, now: float) -> Outcome | None:
         if exchange.version is None or not exchange.served_domain:
@@ -194,11 +186,7 @@ class Sampler:
             exchange=identity,
         )
 
-    def _kept(self, exchange: Exchange, domain: str, policy: SamplePolicy, identity: str, now: float) -> bool:
-        if exchange.sample_off or not exchange.ok or policy.share <= 0:
-            return False
-        if not drawn(identity, policy.share):
-            return False
+    def _has_room(self, exchange: Exchange, domain: str, policy: SamplePolicy, now: float) -> bool:
         if len(exchange.request) > MAX_REQUEST or exchange.reply_size > sum(map(len, exchange.reply)):
             self._counts.dropped("too_long")
             return False

@@ -72,15 +72,28 @@ class Traces:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         trace = import_module("opentelemetry.trace")
+        self._propagator = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
         self._kind = trace.SpanKind.SERVER
         self._error = trace.Status(trace.StatusCode.ERROR)
+
+    def _parent(self, traceparent: bytes) -> Any:
+        """The caller's span, so that ours hangs under it; None without a (valid) one."""
+        if not traceparent:
+            return None
+        return self._propagator.extract({"traceparent": traceparent.decode("latin-1")})
 
     def observe(self, exchange: Exchange) -> None:
         """One span over the exchange's life, with events at the request upstream and at the first token."""
         said = attributes(exchange)
         name = f"{said['gen_ai.operation.name']} {said.get('gen_ai.request.model', '')}".rstrip()
         begun = exchange.started
-        span = self._tracer.start_span(name, kind=self._kind, attributes=said, start_time=_nanoseconds(begun))
+        span = self._tracer.start_span(
+            name,
+            context=self._parent(exchange.traceparent),
+            kind=self._kind,
+            attributes=said,
+            start_time=_nanoseconds(begun),
+        )
         for moment, what in ((exchange.sent_at, "sent_upstream"), (exchange.first_byte_at, "first_token")):
             if moment:
                 span.add_event(what, timestamp=_nanoseconds(begun + moment - exchange.received_at))

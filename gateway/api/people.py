@@ -75,6 +75,6 @@ class Jobs(msgspec.Struct):
 
 @router.get("/api/jobs", responses=gives(Jobs), tags=["jobs"])
 async def jobs(registry: Registry_, _who: Viewer) -> Response:
-    """Wishes that wait for a worker, and searches that are queued or running. `metaspo jobs list` knows the schedule."""
+    """Wishes that wait for a worker, and searches that are queued or running. `metaspo jobs list` has the schedule."""
     alive = [run for run in await registry.list_runs() if run.state in {"queued", "running"}]
     return answer(Jobs(await registry.waiting_triggers(), alive))

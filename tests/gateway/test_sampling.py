@@ -167,6 +167,18 @@ async def test_an_sdks_retry_is_one_sample() -> None:
     assert [outcome.error for outcome in shelf.outcomes] == [False, True, False]
 
 
+async def test_an_sdk_that_counts_its_retries_is_known_by_the_body() -> None:
+    shelf = Shelf()
+    await written(
+        sampler(shelf, Counts()),
+        exchange(1),
+        exchange(2, retry=True),  # the answer to the first was lost on its way
+        exchange(3),  # somebody asks the same: no retry
+        exchange(4, "another question", retry=True),  # a retry of what failed
+    )
+    assert [sample.id for sample in shelf.samples] == ["x1", "x3", "x4"]
+
+
 async def test_compared_arms_are_read_also_when_not_kept() -> None:
     shelf = Shelf()
     box = sampler(shelf, Counts(), policy=SamplePolicy(share=0.0))

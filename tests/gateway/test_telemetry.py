@@ -80,6 +80,19 @@ def test_a_span_tells_the_exchange_in_conventional_words() -> None:
     assert all(isinstance(value, str | int | bool) for value in said.values())
 
 
+def test_a_callers_trace_goes_on() -> None:
+    kept = KeptTracer()
+    trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    Traces(kept).observe(exchange(traceparent=f"00-{trace_id}-{span_id}-01".encode()))
+    Traces(kept).observe(exchange(traceparent=b"nonsense \xff"))
+    Traces(kept).observe(exchange())
+    parents = [trace.get_current_span(span.more["context"]).get_span_context() for span in kept.spans]
+    assert f"{parents[0].trace_id:032x}" == trace_id
+    assert f"{parents[0].span_id:016x}" == span_id
+    assert [parent.is_valid for parent in parents[1:]] == [False, False]
+    assert kept.spans[2].more["context"] is None
+
+
 def test_a_failed_exchange_is_an_error() -> None:
     kept = KeptTracer()
     Traces(kept).observe(exchange(ending="cut"))
