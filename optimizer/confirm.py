@@ -16,12 +16,14 @@ import numpy as np
 from optimizer.components import corpus_for
 from optimizer.draws import stream
 from optimizer.evaluation import Evaluation
-from optimizer.evidence import GateInputs, GatePolicy, Paired, TaskEvidence
+from optimizer.evidence import ALWAYS_REQUIRED, LIVE_REQUIRED, GateInputs, GatePolicy, Paired, TaskEvidence
 from optimizer.gate import GateResult, decide
 from optimizer.judges.sentinels import planted
 from optimizer.lint import lint
 from optimizer.racing import CHARACTERS_PER_TOKEN
 from optimizer.records import Example, ItemScore, Rollout, Scores, SearchSpec, SearchTask
+from optimizer.safety import SafetyEvidence, subset
+from optimizer.safety_run import measure_safety
 from optimizer.scoring import split_scores
 from optimizer.waves import together
 
@@ -73,9 +75,11 @@ def confirmation_examples(spec: SearchSpec, per_task: int, per_unseen: int) -> d
 
 
 async def confirm(
-    spec: SearchSpec, evaluation: Evaluation, incumbent: Arm, winner: Arm, examples: Chosen
+    spec: SearchSpec, evaluation: Evaluation, incumbent: Arm, winner: Arm, examples: Chosen, *, safety: int = 0
 ) -> Confirmation:
-    """Measure both arms on ``examples`` and let the gate decide. Raises ``BudgetSpent`` when they do not fit."""
+    """Measure both arms on ``examples`` and let the gate decide. ``safety``: items of each safety suite that both
+    system prompts are asked. Raises ``BudgetSpent`` when it does not fit.
+    """
     first, second = await together(measure(spec.tasks, evaluation, arm, examples) for arm in (incumbent, winner))
     gate = None
     if winner != incumbent:
@@ -84,14 +88,20 @@ async def confirm(
             for task in spec.sources
             if examples[task.name]
         ]
+        suites = SafetyEvidence(None, None, None)
+        if safety and incumbent.system != winner.system:
+            suites = await measure_safety(evaluation, incumbent.system, winner.system, subset(safety))
         inputs = GateInputs(
             tasks=evidence,
+            unsafe=suites.unsafe,
+            over_refusal=suites.over_refusal,
+            injection=suites.injection,
             prompt_tokens=(_tokens(incumbent.system), _tokens(winner.system)),
             cost_per_request=_cost(spec, first, second),
             lint_hits=_lint_hits(spec, incumbent, winner),
             sentinels=await _sentinels(spec, evaluation, examples),
         )
-        gate = decide(inputs, policy_for(spec))
+        gate = decide(inputs, policy_for(spec, measured_safety=suites.unsafe is not None))
     items = tuple(
         ItemScore(
             task=task.name,
@@ -110,9 +120,12 @@ async def confirm(
     )
 
 
-def policy_for(spec: SearchSpec) -> GatePolicy:
-    """The gate's bounds. Three tasks are the rule; a domain that has fewer is judged on those it has."""
-    return GatePolicy(min_tasks=min(3, len(spec.sources)))
+def policy_for(spec: SearchSpec, *, measured_safety: bool = False) -> GatePolicy:
+    """The gate's bounds. Three tasks are the rule; a domain that has fewer is judged on those it has. Where the safety
+    suites were asked, everything that live traffic needs has to be there.
+    """
+    required = LIVE_REQUIRED if measured_safety else ALWAYS_REQUIRED
+    return GatePolicy(min_tasks=min(3, len(spec.sources)), required=required)
 
 
 async def measure(tasks: Sequence[SearchTask], evaluation: Evaluation, arm: Arm, examples: Chosen) -> Measured:

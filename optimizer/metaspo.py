@@ -58,6 +58,10 @@ class Search:
         """The prompt to beat."""
         return self.archive.members[0]
 
+    async def respond(self, prompt: str, cells: Sequence[Cell]) -> list[Rollout]:
+        """Answers of a race: ``cells`` under the system prompt ``prompt``."""
+        return await answer(self.evaluation, prompt, cells)
+
 
 async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, plan: Plan) -> Found:
     """Search for a better system prompt for ``spec.sources``. Spends at most the plan's search calls.
@@ -127,8 +131,12 @@ async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
     counts = {failures.task.name: failures.counts for failures in first.failures}
     asked = sum(failures.asked for failures in first.failures)
     wrong = sum(failures.total for failures in first.failures)
-    text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt"
-    search.evaluation.event("failures", text, generation=number, counts=counts)
+    form = sum(failures.counts["format"] for failures in first.failures)
+    text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt, {form} of them in form"
+    if number == 1:
+        constant = {task.name: preflight.constant_baseline(task, task.select) for task in search.spec.sources}
+        text += f"; a constant answer is right in {sum(constant.values()) / len(constant):.0%}"
+    search.evaluation.event("failures", text, generation=number, counts=counts, asked=asked)
     return parents
 
 
@@ -160,7 +168,7 @@ async def _perfect(search: Search) -> bool:
     if not search.board.scores.get(best):
         size = search.plan.first_rungs[0].cells
         cells = course(search.spec.sources, search.user_prompts.racing(), start=0, seed=search.spec.seed, length=size)
-        search.board.put(best, cells, await answer(search.evaluation, best, cells))
+        search.board.put(best, cells, await search.respond(best, cells))
     return search.board.mean(best)[0] >= 1.0
 
 
@@ -209,16 +217,12 @@ async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> R
         seed=search.spec.seed,
         length=length,
     )
-
-    async def respond(prompt: str, block: Sequence[Cell]) -> list[Rollout]:
-        return await answer(search.evaluation, prompt, block)
-
     entrants = [search.archive.best, *(proposal.prompt for proposal in proposals)]
     left = search.evaluation.calls_left
     if left is not None:  # late in a small budget: fewer entrants rather than no race
         affordable = int(left / cost_of_rollout(search.spec) / min(rungs[0].cells, len(cells)))
         entrants = entrants[: max(2, affordable)]
-    return await race(respond, entrants, cells, rungs, search.board)
+    return await race(search.respond, entrants, cells, rungs, search.board)
 
 
 def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, number: int) -> None:
@@ -227,13 +231,14 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
     candidates = []
     search.helped = []
     for i, proposal in enumerate(proposals, start=1):
-        reference = proposal.parent if search.board.compare(proposal.prompt, proposal.parent).df else before
-        gain = search.board.compare(proposal.prompt, reference).mean
-        search.proposer.learn(proposal, gain)
-        search.history.note(proposal.hypothesis, gain)
-        if proposal.change and gain > 0:
-            search.helped.append((gain, proposal.change))
         score, n = search.board.mean(proposal.prompt)
+        if n:
+            reference = proposal.parent if search.board.compare(proposal.prompt, proposal.parent).df else before
+            gain = search.board.compare(proposal.prompt, reference).mean
+            search.proposer.learn(proposal, gain)
+            search.history.note(proposal.hypothesis, gain)
+            if proposal.change and gain > 0:
+                search.helped.append((gain, proposal.change))
         candidates.append(
             Candidate(
                 id=CANDIDATE_NAME.format(generation=number, number=i),
@@ -243,7 +248,7 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
                 generation=number,
                 score=score if n else None,
                 n=n,
-                fate=outcome.fates.get(proposal.prompt, ""),
+                fate=outcome.fates.get(proposal.prompt, "not raced: the budget did not reach"),
             )
         )
     for prompt in outcome.ranking:
@@ -287,12 +292,8 @@ async def _final(search: Search) -> None:
         return
     cells = full_course(search.spec.sources, search.user_prompts.all(), search.plan.final_per_task)
     half = Rung(cells=len(cells) // 2, keep=2)
-
-    async def respond(prompt: str, block: Sequence[Cell]) -> list[Rollout]:
-        return await answer(search.evaluation, prompt, block)
-
     stream(search.spec.seed, "final").shuffle(cells)
-    outcome = await race(respond, finalists, cells, [half, Rung(cells=len(cells), keep=2)], search.board)
+    outcome = await race(search.respond, finalists, cells, [half, Rung(cells=len(cells), keep=2)], search.board)
     if _better(search, outcome.winner, search.archive.best):
         search.archive.best = outcome.winner
     text = f"final: {len(finalists)} finalists on {len(outcome.cells)} cells, best: {search.archive.best[:160]}"

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from optimizer.racing import Rung
 from optimizer.records import Record, SearchSpec
+from optimizer.safety import SUITES
 
 DEFAULT_CALLS = 6000
 LEAST_CALLS = 60
@@ -20,6 +21,9 @@ BASELINE_SHARE = 0.08
 _BASELINES = 5
 GENERATIONS = ((12_000, 10), (7_000, 8), (2_200, 6), (1_000, 5), (500, 3), (150, 2))
 """From so many search calls on, so many generations: enough to build on what was found, few enough to measure it."""
+SUITE_ITEMS = 100
+SAFETY_FROM_CALLS = 2_000
+"""A smaller budget cannot bear the safety suite; the gate's table then says that it was not measured."""
 GATE_EXAMPLES = 52
 """Two more than the gate's 50 examples per task, so that an unscored answer or two does not spoil the verdict."""
 
@@ -47,6 +51,10 @@ class Plan(Record, frozen=True, kw_only=True):
     unseen_per_task: int
     baseline_per_task: int
     confirmation_calls: int
+    safety_per_suite: int = 0
+    """Items of each safety suite that incumbent and winner are asked: all 100 where the prompt would meet live
+    traffic.
+    """
 
     def lines(self) -> list[str]:
         """The sizes in words."""
@@ -61,7 +69,7 @@ class Plan(Record, frozen=True, kw_only=True):
             f"user prompts: {self.user_candidates} tried per task on {self.user_cells} examples, {self.user_keep} kept",
             f"finalists: {self.finalists} on {self.final_per_task} examples per task and kept user prompt",
             f"holdout: {self.holdout_per_task} examples per task, unseen tasks {self.unseen_per_task}, "
-            f"baselines {self.baseline_per_task}",
+            f"baselines {self.baseline_per_task}, {self.safety_per_suite} items of each safety suite",
         ]
 
 
@@ -72,7 +80,8 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     """
     total = spec.budget.calls or calls or DEFAULT_CALLS
     tasks = max(1, len(spec.sources))
-    usable = total / cost_of_rollout(spec)
+    safety = _safety(spec, total)
+    usable = (total - 2 * len(SUITES) * safety) / cost_of_rollout(spec)
     chosen = {name: spec.options[name] for name in Plan.__struct_fields__ if isinstance(spec.options.get(name), int)}
     holdout, unseen = _confirmation(spec, usable)
     holdout, unseen = chosen.get("holdout_per_task", holdout), chosen.get("unseen_per_task", unseen)
@@ -114,7 +123,8 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
         holdout_per_task=holdout,
         unseen_per_task=unseen,
         baseline_per_task=baseline,
-        confirmation_calls=math.ceil((confirm + baseline * beside) * cost_of_rollout(spec)),
+        confirmation_calls=math.ceil((confirm + baseline * beside) * cost_of_rollout(spec)) + 2 * len(SUITES) * safety,
+        safety_per_suite=safety,
     )
     return replace(derived, **chosen) if chosen else derived
 
@@ -123,6 +133,17 @@ def cost_of_rollout(spec: SearchSpec) -> float:
     """Calls per rollout: one, and one more for the share of tasks whose judge is a model."""
     judged = sum(task.judge.kind == "rubric" for task in spec.sources)
     return 1.0 + judged / max(1, len(spec.sources))
+
+
+def _safety(spec: SearchSpec, total: int) -> int:
+    """Items per safety suite. Prompts made from traffic meet traffic: they are asked the whole suite wherever the
+    budget can bear its 600 calls. Files are asked it by ``options: {safety_per_suite: N}``.
+    """
+    asked = spec.options.get("safety_per_suite")
+    if isinstance(asked, int):
+        return max(0, min(SUITE_ITEMS, asked))
+    live = any(task.origin == "traffic" for task in spec.sources)
+    return min(SUITE_ITEMS, total // 60) if live and total >= SAFETY_FROM_CALLS else 0
 
 
 def _confirmation(spec: SearchSpec, usable: float) -> tuple[int, int]:

@@ -52,7 +52,7 @@ async def search(
         evaluation.set_aside(reserve)
         found = await find(spec, evaluation, plan)
         evaluation.give_back(reserve)
-        confirmation, notes = await _confirm(spec, evaluation, found, examples)
+        confirmation, notes = await _confirm(spec, evaluation, plan, found, examples)
         beside, left_out = await _beside(spec, evaluation, plan, examples)
         evaluation.finished()
         return SearchResult(
@@ -151,7 +151,7 @@ def _as_published(spec: SearchSpec) -> bool:
 
 
 async def _confirm(
-    spec: SearchSpec, evaluation: Evaluation, found: Found, examples: Chosen
+    spec: SearchSpec, evaluation: Evaluation, plan: Plan, found: Found, examples: Chosen
 ) -> tuple[Confirmation, tuple[str, ...]]:
     """The holdout, or, when the budget does not reach, no evidence and a note that says so."""
     nothing = Confirmation(Scores(), Scores(), None, ())
@@ -161,7 +161,7 @@ async def _confirm(
     winner = arm_of(spec, found.winner, found.user_prompts if found.adapted else None)
     evaluation.event("confirm", f"holdout: {sum(map(len, examples.values()))} examples, incumbent and winner")
     try:
-        confirmation = await confirm(spec, evaluation, incumbent, winner, examples)
+        confirmation = await confirm(spec, evaluation, incumbent, winner, examples, safety=plan.safety_per_suite)
     except BudgetSpent as spent:
         return nothing, (f"The winner was not confirmed: {spent}",)
     if confirmation.gate is not None:
