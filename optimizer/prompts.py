@@ -209,8 +209,9 @@ def write_user(
             _block("current_system_prompt", system_prompt),
             _block("current_user_prompt", user_prompt),
             _block("findings", "\n".join(f"- [{kind}] {text}" for kind, text in findings)),
-            "Write an improved user prompt for this task. The slot {question}, at most once, marks where the input "
-            "goes; without it the input follows your text. Say which form the answer must have. At most 60 words.",
+            "Write an improved user prompt: the order that the model reads together with one input and must carry "
+            "out at once. The slot {question} stands, at most once, for that input; without the slot the input "
+            "follows your text. Say which form the answer must have. At most 60 words.",
             'Reply with one JSON object: {"user_prompt": "..."}',
         ],
         schema=USER_PROMPT,
