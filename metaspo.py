@@ -176,7 +176,8 @@ def house(
         serve = ["gateway", "serve", "--workers", str(workers or settings.gateway.workers)]
         # With an outside Redis that is down the gateway still serves, so it only has to be alive.
         ready = f"{url}/healthz" if settings.redis_url else f"{url}/readyz"
-        tree.start(processes.Program("gateway", processes.metaspo(*serve), env, ready))
+        drain = settings.gateway.drain + 3
+        tree.start(processes.Program("gateway", processes.metaspo(*serve), env, ready, grace=drain))
         tree.start(processes.Program("worker", processes.metaspo("jobs", "worker"), env))
         tree.start(processes.Program("scheduler", processes.metaspo("jobs", "scheduler"), env))
         yield processes.House(tree, url, env)

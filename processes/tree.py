@@ -24,8 +24,6 @@ from processes.interrupts import interrupts
 from processes.places import ProcessError
 
 HERE = Path(__file__).resolve().parent.parent
-GRACE = 8.0
-"""Seconds a process has to end after SIGTERM before it is killed."""
 CRASHES, WINDOW = 5, 60.0
 """Ended by itself more than CRASHES times within WINDOW seconds, a process is not started again: the tree gives up."""
 LOG_BYTES = 8 * 2**20
@@ -36,15 +34,13 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 groups = set()
 for line in sys.stdin:
     (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-for end in (signal.SIGTERM, signal.SIGKILL):
-    for group in list(groups):
+for end, how in ((os.kill, signal.SIGTERM), (os.killpg, signal.SIGKILL)):
+    for group in groups:
         try:
-            os.killpg(group, end)
-        except ProcessLookupError:
-            groups.discard(group)
-        except PermissionError:
+            end(group, how)
+        except (ProcessLookupError, PermissionError):
             pass
-    if groups and end == signal.SIGTERM:
+    if groups and how == signal.SIGTERM:
         time.sleep(3)
 """
 
@@ -69,6 +65,8 @@ class Program:
     ready_url: str | None = None
     patience: float = 60.0
     """Seconds until it must be ready."""
+    grace: float = 8.0
+    """Seconds it has to end after SIGTERM before it and its children are killed."""
 
 
 @dataclass
@@ -218,7 +216,7 @@ class Tree:
         now = self.clock()
         ended = [moment for moment in child.ended if now - moment < WINDOW] + [now]
         name, code = child.program.name, child.process.returncode
-        self._end_group(child, signal.SIGKILL)
+        self._kill_group(child)
         self._keep("-", child.process.pid)
         words = last_words(child.log)
         if not child.ready or len(ended) > CRASHES:
@@ -251,14 +249,15 @@ class Tree:
             self._watcher.join()
         with self._lock:
             for child in reversed(self.running):
-                self._end_group(child, signal.SIGTERM)
-            deadline = self.clock() + GRACE
+                child.process.terminate()  # itself, not its group: a parent tells its children in its own way
+            asked = self.clock()
             for child in reversed(self.running):
+                grace = child.program.grace
                 try:
-                    child.process.wait(max(deadline - self.clock(), 0.1))
+                    child.process.wait(max(asked + grace - self.clock(), 0.1))
                 except subprocess.TimeoutExpired:
-                    self.say(f"{child.program.name} did not end within {GRACE:.0f} s; killing it")
-                self._end_group(child, signal.SIGKILL)
+                    self.say(f"{child.program.name} did not end within {grace:.0f} s; killing it")
+                self._kill_group(child)
                 child.process.wait()
                 self._keep("-", child.process.pid)
             self.running.clear()
@@ -272,9 +271,9 @@ class Tree:
                 self._keeper = None
 
     @staticmethod
-    def _end_group(child: Running, how: signal.Signals) -> None:
+    def _kill_group(child: Running) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.process.pid, how)
+            os.killpg(child.process.pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:

@@ -79,7 +79,7 @@ def none_alive(processes: list[psutil.Process], within: float = 30.0) -> bool:
 
 
 class Upstream(ThreadingHTTPServer):
-    """A provider that echoes: it answers every chat with the system prompt that it was sent."""
+    """A provider that echoes: it answers every chat with the system prompt that it was sent, slowly when asked so."""
 
     daemon_threads = True
 
@@ -88,6 +88,8 @@ class Upstream(ThreadingHTTPServer):
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if asked["messages"][-1]["content"] == "slowly, please":
+                time.sleep(2)
             system = next((m["content"] for m in asked["messages"] if m["role"] == "system"), "")
             message = {"role": "assistant", "content": system}
             choice = {"index": 0, "finish_reason": "stop", "message": message}

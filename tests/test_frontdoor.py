@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -159,8 +161,8 @@ class Up:
         self.command = command
         self.url = f"http://{config['listen']}"
 
-    def ask(self) -> httpx.Response:
-        body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    def ask(self, content: str = "hello") -> httpx.Response:
+        body = {"model": "m", "messages": [{"role": "user", "content": content}]}
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers={"x-api-key": CALLER}, timeout=30)
 
     def operate(self, path: str, body: dict[str, object] | None = None) -> httpx.Response:
@@ -224,6 +226,16 @@ def test_kill_9_of_the_house_leaves_no_orphan_and_the_next_start_goes_on(
     family = again.command.family()
     assert again.command.end(signal.SIGTERM) == 0
     assert none_alive(family)
+
+
+def test_ctrl_c_lets_the_answers_in_hand_be_finished(metaspo: Start, config, tmp_path: Path) -> None:
+    up = Up(metaspo("--config", written(config, tmp_path), "up"), config)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(up.ask, "slowly, please")
+        time.sleep(0.7)
+        assert up.command.end(signal.SIGINT) == 0
+        assert answer.result().status_code == 200
+        assert answer.result().json()["choices"][0]["message"]["content"] == "first"
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(metaspo: Start, config, tmp_path: Path) -> None:

@@ -52,14 +52,13 @@ def test_a_program_is_ready_when_its_address_answers(tree: Tree, free_port: int)
         pass
 
 
-def test_leaving_the_tree_ends_every_process_also_those_that_ignore_sigterm(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("processes.tree.GRACE", 0.3)
+def test_leaving_the_tree_ends_every_process_also_those_that_ignore_sigterm(tmp_path: Path) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
     with Tree(tmp_path, say=lambda _: None) as tree:
         one = tree.start(Program("sleeper", SLEEP))
-        two = tree.start(Program("stubborn", [sys.executable, "-c", stubborn]))
+        two = tree.start(Program("stubborn", [sys.executable, "-c", stubborn], grace=0.3))
         assert soon(lambda: "up" in two.log.read_text())
     assert not alive(one.process.pid)
     assert not alive(two.process.pid)
