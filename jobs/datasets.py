@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jobs.curate import Curation, Sizes, Split, curate, freeze, spent_clusters
+from jobs.curate import Curation, Sizes, curate, freeze, spent_clusters
 from jobs.errors import NoWork
+from jobs.items import Split
 from jobs.work import Work
 from registry import GLOBAL, Dataset, Domain, NotFound, Registry
 

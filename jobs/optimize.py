@@ -69,15 +69,18 @@ async def abandon(work: Work, reason: str) -> None:
         await end(work, claimed, "failed", reason)
 
 
+CAUSES = {
+    "BudgetSpent": "budget_spent",
+    "EndpointRefused": "model_refused",
+    "EndpointDown": "model_down",
+    "JournalError": "journal",
+    "RunBlocked": "blocked",
+}
+"""Metric labels of the optimizer's errors; anything else is ``search_failed``."""
+
+
 def _cause(error: optimizer.OptimizerError) -> str:
-    causes = {
-        "BudgetSpent": "budget_spent",
-        "EndpointRefused": "model_refused",
-        "EndpointDown": "model_down",
-        "JournalError": "journal",
-        "RunBlocked": "blocked",
-    }
-    return causes.get(type(error).__name__, "search_failed")
+    return CAUSES.get(type(error).__name__, "search_failed")
 
 
 # --- 1. whose run is it ----------------------------------------------------------------------------------------------
@@ -160,6 +163,7 @@ async def within_daily_limits(work: Work) -> None:
     since = work.clock() - 86_400
     recent = [r for r in await work.registry.list_runs() if (r.started_at or r.queued_at) >= since]
     calls, usd = sum(sum(r.calls.values()) for r in recent), sum(r.usd for r in recent)
+    work.metrics.spent("search", (calls, limits.search_calls_per_day), (usd, limits.search_usd_per_day))
     if limits.search_calls_per_day is not None and calls >= limits.search_calls_per_day:
         raise NoWork(
             "daily_budget",

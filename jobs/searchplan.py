@@ -15,8 +15,9 @@ import msgspec
 
 import optimizer
 from jobs import convert, datasets
-from jobs.curate import CuratedTask, Sizes, Split, freeze
+from jobs.curate import CuratedTask, Sizes, freeze
 from jobs.errors import NoWork
+from jobs.items import Split
 from jobs.policy import LABELS
 from jobs.work import Work
 from registry import GLOBAL, Domain, JudgeSpec, NotFound, Run, Version

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.curate import Sizes, agreed_reference, curate, freeze, spent_clusters, unusable
+from jobs.curate import Sizes, curate, freeze, spent_clusters, unusable
+from jobs.items import agreed_reference
 from registry import Domain, JudgeSpec, Message, Sample, Task
 
 WORDS = [
