@@ -169,6 +169,11 @@ async def room_in_budget(work: Work, domain: str, answers: int) -> bool:
     limits = work.settings.jobs
     spent = await _spent(work, domain, {"calls": 0.0})
     usd_left = limits.judge_usd_per_day is None or spent.get("usd", 0.0) < limits.judge_usd_per_day
+    work.metrics.spent(
+        "judge",
+        (spent.get("calls", 0.0), limits.judge_calls_per_day),
+        (spent.get("usd", 0.0), limits.judge_usd_per_day),
+    )
     return usd_left and spent.get("calls", 0.0) + judging.CALLS_PER_ANSWER * answers <= limits.judge_calls_per_day
 
 

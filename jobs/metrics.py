@@ -61,6 +61,9 @@ class Metrics:
         self.judge_calls = Counter(
             "metaspo_judge_calls_total", "Calls made to judge live samples.", ["domain"], registry=r
         )
+        self.budget_spent = Gauge(
+            "metaspo_budget_spent_ratio", "Share of a daily budget spent, when last looked at.", ["budget"], registry=r
+        )
         self.promotions = Counter(
             "metaspo_promotions_total", "Moves to stable or canary.", ["domain", "kind"], registry=r
         )
@@ -68,6 +71,12 @@ class Metrics:
         self.lost_leases = Counter(
             "metaspo_lost_leases_total", "Jobs stopped because their lease was lost.", registry=r
         )
+
+    def spent(self, budget: str, *parts: tuple[float, float | None]) -> None:
+        """Show how far a daily budget is spent: the largest share of its parts, each (spent, limit). A limit of 0 is
+        spent from the start; None is no limit."""
+        shares = [spent / limit if limit else 1.0 for spent, limit in parts if limit is not None]
+        self.budget_spent.labels(budget).set(max(shares, default=0.0))
 
 
 def start_server(metrics: Metrics, address: str) -> Callable[[], None]:

@@ -266,6 +266,12 @@ DASHBOARDS = {
 }
 
 
+def grown(metric: str, window: str) -> str:
+    """Where a counter grew within the window; a series that is new counts from zero, which ``increase`` does not see."""
+    now, before = f"sum by (domain) ({metric})", f"sum by (domain) ({metric} offset {window})"
+    return f"{now} - ({before} or {now} * 0) > 0"
+
+
 def annotation(name: str, metric: str, colour: str, text: str) -> dict[str, Any]:
     """Mark the moments at which a counter grew."""
     return {
@@ -273,7 +279,7 @@ def annotation(name: str, metric: str, colour: str, text: str) -> dict[str, Any]
         "datasource": SOURCE,
         "enable": True,
         "iconColor": colour,
-        "expr": f"sum by (domain) (increase({metric}[1m])) > 0",
+        "expr": grown(metric, "1m"),
         "titleFormat": name,
         "textFormat": text,
         "step": "60s",
