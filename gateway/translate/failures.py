@@ -7,6 +7,7 @@ response: status, headers and body are taken from there and put into the caller'
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +17,9 @@ import msgspec
 from gateway.errors import ConnectFailed, UpstreamBroken, UpstreamFailed, UpstreamTimeout, error_body
 from gateway.exchange import Dialect, Headers, Refusal
 
-_PREFIX = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)\s*(?::|-)\s*)+")
+_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception)\s*(?::|-)\s*)+")
+log = logging.getLogger(__name__)
+
 _KEPT = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id")
 _KEPT_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-", "openai-")
 _TYPES = {
@@ -79,10 +82,17 @@ def explain(error: Exception, *, started: bool, seconds: float) -> UpstreamSaid 
     if names & {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError"}:
         return ConnectFailed("The upstream cannot be reached.")
     status = getattr(error, "status_code", None)
+    if "SSRFError" in names:
+        return UpstreamSaid(Refusal(400, "An address in the messages is not one that this gateway fetches."), ())
     if type(error).__name__ in {"UnsupportedParamsError", "BadRequestError", "ImageFetchError"} and status == 400:
         return UpstreamSaid(Refusal(400, clean(str(getattr(error, "message", error)))), ())
     if type(error).__name__ == "AuthenticationError":
         return UpstreamFailed("The gateway's credentials for this upstream are not set up.")
+    log.warning("LiteLLM gave up: %s", " from ".join(type(link).__name__ for link in links))
+    missing = next((link for link in links if isinstance(link, ImportError)), None)
+    if missing is not None:
+        log.error("LiteLLM lacks a library for this provider: %s", missing)
+        return UpstreamFailed("The gateway lacks a library that this upstream needs; its log says which.")
     return UpstreamBroken("The upstream's answer could not be understood.")
 
 
@@ -143,7 +153,10 @@ def _refusal(status: int, body: bytes) -> Refusal:
 
 def clean(message: str) -> str:
     """A message without the SDK's prefixes and advice."""
-    return _PREFIX.sub("", message).split("\nReceived Model Group")[0].split(" Handle with `litellm")[0].strip()
+    message = _PREFIX.sub("", message)
+    for advice in ("\nReceived M", " Handle with `litellm", " LiteLLM Retried"):
+        message = message.split(advice)[0]
+    return message.strip()
 
 
 def _innermost_message(links: list[BaseException]) -> str:

@@ -348,6 +348,24 @@ def test_mcp_tools_and_legacy_completions_are_refused() -> None:
         read_body("completions", b'{"prompt": "x"}')
 
 
+@pytest.mark.parametrize(
+    "model", ["bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0", "gemini/gemini-2.0-flash", "anthropic/c"]
+)
+async def test_addresses_of_private_networks_in_messages_are_not_fetched(
+    provider: Provider, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION_NAME"):
+        monkeypatch.setenv(name, "us-east-1")
+    image = {"type": "image_url", "image_url": {"url": f"{provider.url}/secret.png"}}
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, image]}]}
+    reply = await ask(provider, "chat", "any", model, body)
+    assert reply.status == 400
+    assert set(reply.json["error"]) == {"message", "type", "param", "code"}
+    assert not reply.json["error"]["message"].startswith("litellm")
+    assert provider.fetched == []
+    assert provider.hits == []
+
+
 async def test_a_parameter_that_would_change_the_answer_is_refused_not_dropped(provider: Provider) -> None:
     reply = await ask(provider, "chat", "claude", "claude-x", {**HI, "logit_bias": {"1": 5}})
     assert reply.status == 400

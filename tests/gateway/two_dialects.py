@@ -23,10 +23,15 @@ class Provider:
     url: str = ""
     hits: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    fetched: list[str] = field(default_factory=list)
 
     @property
     def body(self) -> dict[str, Any]:
         return self.hits[-1][2]
+
+    async def fetch(self, request: web.Request) -> web.Response:
+        self.fetched.append(request.path)
+        return web.Response(body=b"\x89PNG\r\n", content_type="image/png")
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -150,6 +155,7 @@ async def provider() -> AsyncIterator[Provider]:
     made = Provider()
     app = web.Application()
     app.router.add_post("/{path:.*}", made.answer)
+    app.router.add_get("/{path:.*}", made.fetch)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
