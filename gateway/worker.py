@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from gateway.assignment import Serving
 from gateway.auth import KeyRing
-from gateway.exchange import Exchange, PlainIds, TranslateLane
+from gateway.exchange import Exchange, PlainIds
 from gateway.feedback import FLEET_SECRET, SignedIds
 from gateway.limits import KeyLimits
 from gateway.metrics import GatewayMetrics
@@ -46,6 +46,7 @@ from registry import (
 )
 
 if TYPE_CHECKING:
+    from gateway.translate import LiteLLMLane
     from registry import Registry, Signer, SnapshotWatcher
 
 log = logging.getLogger("gateway")
@@ -158,6 +159,9 @@ class Worker:
         self.metrics.start()
         self.sampler.start()
         self.limits.start()
+        lane = self._lane()
+        if any(upstream.dialect == "litellm" for upstream in self.settings.upstreams):
+            self._tasks.append(asyncio.create_task(lane.warm(), name="litellm"))  # the first request need not wait
         if self.redis_url is not None:
             await self._watch(self.redis_url)
             self._tasks.append(asyncio.create_task(self._connect_for_ever(self.redis_url), name="registry"))
@@ -319,7 +323,7 @@ class Worker:
         refused = sum(watcher.refused.values()) if watcher is not None else 0
         return (age if age is not None else float("inf")), self.registry_up, refused
 
-    def _lane(self) -> TranslateLane:
+    def _lane(self) -> LiteLLMLane:
         from gateway.translate import LiteLLMLane
 
         return LiteLLMLane(self.settings)
