@@ -267,7 +267,7 @@ DASHBOARDS = {
 
 
 def grown(metric: str, window: str) -> str:
-    """Where a counter grew within the window; a series that is new counts from zero, which ``increase`` does not see."""
+    """Where a counter grew within the window; a new series counts from zero, which ``increase`` does not see."""
     now, before = f"sum by (domain) ({metric})", f"sum by (domain) ({metric} offset {window})"
     return f"{now} - ({before} or {now} * 0) > 0"
 
