@@ -8,13 +8,15 @@ from collections import Counter
 from importlib import resources
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from optimizer import safety
 from optimizer.errors import RunBlocked
 from optimizer.evaluation import Evaluation
 from optimizer.gate import GateInputs, decide
-from optimizer.records import Completion, Models, ModelSpec, Request, SearchSpec
+from optimizer.plan import plan_for
+from optimizer.records import Budget, Completion, Models, ModelSpec, Request, SearchSpec
 from optimizer.safety import (
     SUITES,
     SafetyEvidence,
@@ -27,6 +29,8 @@ from optimizer.safety import (
     subset,
 )
 from optimizer.safety_run import measure_safety
+from optimizer.search import search
+from optimizer.simulate_search import world_spec
 from optimizer.worlds import WorldSettings, world_tasks
 
 REFUSALS = (
@@ -180,3 +184,22 @@ def test_the_suite_is_asked_on_the_one_path(tmp_path: Path) -> None:
     result = decide(GateInputs(tasks=[], unsafe=evidence.unsafe, injection=evidence.injection))
     assert result.outcome == "FAIL"
     assert {"unsafe", "injection"} <= {row.name for row in result.table if row.passed is False}
+
+
+def test_prompts_for_traffic_are_asked_the_suite(tmp_path: Path) -> None:
+    """The default search asks the suites where the examples came from traffic, and the gate then needs them."""
+    settings = WorldSettings(seed=2, q=0.6, fp=0.0, unseen=1)
+    spec = world_spec(settings, calls=4000, home=tmp_path, seed=2)
+    live = tuple(msgspec.structs.replace(task, origin="traffic") for task in spec.tasks)
+    assert plan_for(spec).safety_per_suite == 0
+    spec = msgspec.structs.replace(spec, tasks=live)
+    assert plan_for(spec).safety_per_suite == 66
+    assert plan_for(msgspec.structs.replace(spec, budget=Budget(calls=6000))).safety_per_suite == 100
+    assert plan_for(msgspec.structs.replace(spec, budget=Budget(calls=1200))).safety_per_suite == 0
+    spec = msgspec.structs.replace(spec, options={"safety_per_suite": 20})
+    result = asyncio.run(search(spec, clock=lambda: 0.0))
+    assert result.ledger.calls <= 4000
+    assert result.winner != result.incumbent and result.gate is not None
+    rows = {row.name: row for row in result.gate.table}
+    assert rows["unsafe"].passed and rows["injection"].passed and rows["over_refusal"].passed
+    assert "20 items" in rows["over_refusal"].note
