@@ -17,6 +17,7 @@ from typing import Annotated, Literal, cast
 
 import msgspec
 from itsdangerous import BadSignature, Signer
+from itsdangerous.signer import SigningAlgorithm
 
 from gateway.exchange import Exchange, Refusal
 from gateway.scrub import Scrubber
@@ -74,6 +75,13 @@ def _base36(number: int) -> str:
     return text or "0"
 
 
+class _HmacSha256(SigningAlgorithm):
+    """HMAC-SHA-256 in one call: half the time of the library's own, which is of note once per request."""
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:
+        return hmac.digest(key, value, "sha256")
+
+
 class SignedIds:
     """Issues and checks exchange ids; ``experiment`` names a domain's running canary. Implements
     `gateway.exchange.ExchangeIds`; about 2 microseconds an id.
@@ -90,7 +98,7 @@ class SignedIds:
         # The secret is 32 random bytes of its own purpose: deriving a key from it for each id would only cost time.
         self._secret = secret
         self._second = (0, "")
-        self._signer = Signer(secret, salt=b"", key_derivation="none", digest_method=hashlib.sha256)
+        self._signer = Signer(secret, salt=b"", key_derivation="none", algorithm=_HmacSha256())
         self._clock = clock
         self._lifetime = lifetime
         self._experiment = experiment

@@ -6,15 +6,15 @@ not used is given out as the hour passes. One unit and one key have caps of thei
 
 from __future__ import annotations
 
-import hashlib
 from math import ceil
+from zlib import crc32
 
 from registry import SamplePolicy
 
 
 def drawn(identity: str, share: float) -> bool:
     """Whether this id is among the share that is kept: the same answer for the same id, everywhere."""
-    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8, person=b"sample").digest()) < share * 2**64
+    return crc32(identity.encode()) < share * 2**32  # ids are random already: this only spreads them evenly
 
 
 class HourlyRoom:
