@@ -109,6 +109,9 @@ class Queue:
     async def close(self) -> None:
         for broker in self._brokers.values():
             await broker.shutdown()
+            sentinel = getattr(broker, "sentinel", None)  # the library leaves its connections to the sentinels open
+            for client in sentinel.sentinels if sentinel is not None else ():
+                await client.aclose()
 
     async def ring(self, trigger_id: str, lane: Lane) -> None:
         """Ask any worker to look at a trigger. Raises ``QueueUnavailable``."""
