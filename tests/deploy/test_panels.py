@@ -7,27 +7,21 @@ search that is asked for, a canary that is looked at.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import yaml
+from house import ROOT, ask, free_port, running, until
 
-ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "examples"))
-from provider import provider  # noqa: E402 - stands beside the examples' tests
+from provider import provider
 
-from registry import EmbeddedRedis  # noqa: E402 - after the path
+from registry import EmbeddedRedis
 
 pytestmark = [
     pytest.mark.skipif(
@@ -36,43 +30,6 @@ pytestmark = [
     pytest.mark.timeout(170),
 ]
 CALLER, OPERATOR = "panel-caller-key", "panel-operator-key"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(url: str, key: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any, Any]:
-    """One HTTP request: status, headers, JSON (or text) of the answer."""
-    request = urllib.request.Request(
-        url,
-        data=None if body is None else json.dumps(body).encode(),
-        method=method,
-        headers={"authorization": f"Bearer {key}", "content-type": "application/json", **headers},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            status, head, raw = answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        status, head, raw = error.code, error.headers, error.read()
-    try:
-        return status, head, json.loads(raw)
-    except ValueError:
-        return status, head, raw.decode()
-
-
-def until(what: str, true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if true():
-                return
-        except (urllib.error.URLError, ConnectionError, OSError):
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 @pytest.fixture(scope="module")
@@ -105,28 +62,19 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[
         config = home / "metaspo.yaml"
         config.write_text(yaml.safe_dump(settings))
         redis = EmbeddedRedis.start(home)
+        environment = {"METASPO_CONFIG": str(config), "METASPO_REDIS_URL": redis.url}
         commands = [
             ["gateway", "serve", "--workers", "2"],
             ["jobs", "worker", "--metrics", f"127.0.0.1:{worker}"],
             ["jobs", "scheduler", "--metrics", f"127.0.0.1:{scheduler}"],
         ]
-        environment = {**os.environ, "METASPO_CONFIG": str(config), "METASPO_REDIS_URL": redis.url}
-        log = (home / "log").open("wb")
-        processes = [
-            subprocess.Popen([sys.executable, str(ROOT / "metaspo.py"), *c], env=environment, stdout=log, stderr=log)
-            for c in commands
-        ]
         url = f"http://127.0.0.1:{gateway}"
         try:
-            until("the gateway is ready", lambda: ask(f"{url}/readyz", CALLER)[0] == 200)
-            yield url, [f"127.0.0.1:{port}" for port in (gateway, worker, scheduler)]
+            with running([(command, environment) for command in commands], home / "log"):
+                until("the gateway is ready", lambda: ask(f"{url}/readyz", CALLER)[0] == 200)
+                yield url, [f"127.0.0.1:{port}" for port in (gateway, worker, scheduler)]
         finally:
-            for process in reversed(processes):
-                process.terminate()
-            for process in processes:
-                process.wait(timeout=40)
             redis.stop()
-            log.close()
 
 
 def live(url: str) -> None:
