@@ -50,6 +50,8 @@ class Search:
     user_prompts: UserPrompts
     history: History = field(default_factory=History)
     generations: list[Generation] = field(default_factory=list)
+    tables: list[preflight.Table] = field(default_factory=list)
+    """Scores of every race's entrants on its first block: the evidence for or against headroom."""
     helped: list[tuple[float, str]] = field(default_factory=list)
     """Changes of the last race that scored above their parent, with the gain."""
 
@@ -90,7 +92,7 @@ async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, 
             proposals = await _proposals(search, parents, number)
             outcome = await _race(search, proposals, number)
             _learn(search, proposals, outcome, number)
-            if number == 1 and (reason_to_stop := _no_headroom(search, outcome)):
+            if reason_to_stop := _no_headroom(search):
                 return _found(search, search.incumbent, reason_to_stop)
         await _final(search)
     except BudgetSpent as spent:
@@ -222,7 +224,9 @@ async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> R
     if left is not None:  # late in a small budget: fewer entrants rather than no race
         affordable = int(left / cost_of_rollout(search.spec) / min(rungs[0].cells, len(cells)))
         entrants = entrants[: max(2, affordable)]
-    return await race(search.respond, entrants, cells, rungs, search.board)
+    outcome = await race(search.respond, entrants, cells, rungs, search.board)
+    search.tables.append(preflight.score_table(search.board, entrants, outcome.cells[: rungs[0].cells]))
+    return outcome
 
 
 def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, number: int) -> None:
@@ -279,10 +283,10 @@ def _better(search: Search, challenger: str, best: str) -> bool:
     return challenger != best and gain > price(challenger) - price(best)
 
 
-def _no_headroom(search: Search, outcome: RaceResult) -> str:
-    first = outcome.cells[: search.plan.first_rungs[0].cells]
-    entrants = [prompt for prompt in search.board.scores if len(search.board.scores[prompt]) >= len(first)]
-    return preflight.no_headroom(search.board, search.incumbent, entrants, first)
+def _no_headroom(search: Search) -> str:
+    """The headroom check: the first race shows diverse prompts, later ones add evidence where it was too thin."""
+    best, incumbent = search.archive.best, search.incumbent
+    return preflight.no_headroom(search.tables, search.board.compare(best, incumbent))
 
 
 async def _final(search: Search) -> None:

@@ -7,17 +7,17 @@ search over prompts can help ("coin flip", arXiv 2604.14585), and the run ends w
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from optimizer.errors import RunBlocked
 from optimizer.evaluation import Evaluation
 from optimizer.judges.rubric import NO_REFERENCE
-from optimizer.racing import Cell, Scoreboard
+from optimizer.racing import Cell, Difference, Scoreboard
 from optimizer.records import Example, SearchTask
 from optimizer.scoring import macro_f1
 
@@ -26,8 +26,11 @@ CEILING = 0.95
 """An incumbent above this on the search's own examples has no room that the gate could confirm."""
 SAME = 0.20
 """Prompts differ when a test of equal means says so at this level; the check would rather search in vain than miss."""
-SHARP = 0.05
-"""Standard error of a paired difference from which on silence means something: 10 points would have been seen."""
+ENOUGH = 600
+"""Answers from which on silence means something: prompts that differ by five points would mostly have shown."""
+ENOUGH_ALIKE = 100
+"""Enough when not a single answer depends on the prompt."""
+Table = npt.NDArray[np.float64]
 
 
 async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> None:
@@ -67,48 +70,53 @@ def constant_baseline(task: SearchTask, examples: Sequence[Example]) -> float:
     return count / len(examples)
 
 
-def no_headroom(board: Scoreboard, incumbent: str, prompts: Sequence[str], cells: Sequence[Cell]) -> str:
-    """The reason to stop after the first race, or empty: prompts make no difference that ``cells`` could show.
+def no_headroom(tables: Sequence[Table], best: Difference) -> str:
+    """The reason to stop, or empty: so far prompts have made no difference that could have been seen.
 
-    Stops only on evidence: the differences are measured sharply enough, none of the ``prompts`` is better than the
-    incumbent by two standard errors, and a test of equal means (two-way analysis of variance, cells as blocks) sees
-    nothing.
+    ``tables`` hold, race by race, the scores of all entrants on the cells that all of them answered, shape (prompts,
+    cells). ``best`` is the best prompt against the incumbent. Stops only on evidence: enough answers, a best that is
+    not clearly better, and a pooled test of equal means that sees nothing.
     """
-    others = [prompt for prompt in prompts if prompt != incumbent]
-    differences = [board.compare(prompt, incumbent, cells) for prompt in others]
-    if len(differences) < 2:
+    answers = sum(table.size for table in tables)
+    if best.mean > max(0.02, 3 * best.se):
         return ""
-    best = max(differences, key=lambda d: d.mean)
-    if max(best.se, statistics.median(d.se for d in differences)) > SHARP or best.mean > max(0.02, 2 * best.se):
+    chance = equal_means(tables)
+    if chance <= SAME or answers < (ENOUGH_ALIKE if chance == 1.0 else ENOUGH):
         return ""
-    rows = [[board.scores[prompt].get(cell.key) for cell in cells] for prompt in (incumbent, *others)]
-    table = np.array([[np.nan if s is None else s for s in row] for row in rows], dtype=float)
-    table = table[:, np.isfinite(table).all(axis=0)]
-    if equal_means(table) <= SAME:
-        return ""
+    prompts = sum(len(table) - 1 for table in tables)
     return (
-        f"No headroom: the best of {len(others)} diverse prompts is {best.mean:+.3f} (standard error {best.se:.3f}) "
-        "from the incumbent, and all of them together differ no more than chance. "
-        "Change the task, the model or the judge."
+        f"No headroom: {prompts} diverse prompts on {answers} answers differ no more than chance (p = {chance:.2f}), "
+        f"the best is {best.mean:+.3f} from the incumbent. Change the task, the model or the judge."
     )
 
 
-def equal_means(table: np.ndarray) -> float:
-    """p-value that all rows of a (prompts, cells) table have the same mean, cells as blocks; 1.0 for identical rows."""
+def score_table(board: Scoreboard, prompts: Sequence[str], cells: Sequence[Cell]) -> Table:
+    """Scores of ``prompts`` on those of ``cells`` that all of them have scored, shape (prompts, cells)."""
+    rows = [[board.scores.get(prompt, {}).get(cell.key) for cell in cells] for prompt in prompts]
+    table = np.array([[np.nan if s is None else s for s in row] for row in rows], dtype=np.float64)
+    return table[:, np.isfinite(table).all(axis=0)]
+
+
+def equal_means(tables: Sequence[Table]) -> float:
+    """p-value that in every table all prompts have the same mean: two-way analysis of variance with cells as blocks,
+    sums of squares pooled over the tables. 1.0 where all rows are alike."""
     from scipy.special import fdtrc
 
-    rows, columns = table.shape
-    if rows < 2 or columns < 2:
-        return 1.0
-    grand = table.mean()
-    between = columns * float(((table.mean(axis=1) - grand) ** 2).sum())
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + grand
-    within = float((rest**2).sum())
+    between = within = 0.0
+    df1 = df2 = 0
+    for table in tables:
+        rows, columns = table.shape
+        if rows < 2 or columns < 2:
+            continue
+        by_prompt, by_cell, grand = table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True), table.mean()
+        between += columns * float(((by_prompt - grand) ** 2).sum())
+        within += float(((table - by_prompt - by_cell + grand) ** 2).sum())
+        df1 += rows - 1
+        df2 += (rows - 1) * (columns - 1)
     if between < 1e-12:
         return 1.0
     if within < 1e-12:
         return 0.0
-    df1, df2 = rows - 1, (rows - 1) * (columns - 1)
     return float(fdtrc(df1, df2, (between / df1) / (within / df2)))
 
 
