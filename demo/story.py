@@ -106,7 +106,7 @@ def traffic(telling: Telling) -> None:
         def each(exchange: Exchange) -> None:
             telling.notebook.add(exchange)
             done[exchange.row] = exchange
-            advance(len(done), "")
+            advance(len(done), repr(exchange.reply[:60]))
 
         telling.app.ask_all(missing, each)
     last = done[rows[-1].id]
