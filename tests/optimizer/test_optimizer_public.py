@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,9 @@ def test_importing_the_package_and_its_commands_loads_nothing_heavy() -> None:
 async def test_the_doctor_looks_at_home_disk_and_libraries(tmp_path: Path) -> None:
     findings = await optimizer.check(Settings(home=tmp_path / "home"))
     assert all(finding.ok for finding in findings)
+    assert list(tmp_path.iterdir()) == []  # looking changes nothing
+    of_the_house = await optimizer.check(SimpleNamespace(home=tmp_path))
+    assert str(tmp_path / "search") in of_the_house[0].message
     (tmp_path / "file").write_text("x")
     findings = await optimizer.check(Settings(home=tmp_path / "file" / "home"))
     assert not findings[0].ok
