@@ -24,6 +24,7 @@ What fires:
     every 10 minutes                       drift      each domain with a stable version; may ask for ``optimize``
     every 6 hours                          curate     each domain: what could be learned from now
     nightly, 02:40                         calibrate  each domain with a judge model
+    every 2 s where webhooks are set       tell       the fleet
     hourly, at :17                         retention  the fleet
     weekly, Monday 06:00                   report     each domain
     only when asked                        adapt      a task of a domain
@@ -99,7 +100,8 @@ class Job(msgspec.Struct, frozen=True):
             return "the domain's schedule"
         if self.cron:
             return self.cron
-        return f"every {self.every(settings):g} s" if self.every else "when asked"
+        pace = self.every(settings) if self.every else 0.0
+        return f"every {pace:g} s" if pace else "when asked"
 
 
 def _on_trial(plan: Plan) -> bool:
@@ -129,6 +131,8 @@ JOBS: tuple[Job, ...] = (
     Job("global", "searches for the prompt that all domains share", "search", cron="30 4 * * 0", wanted=_is_global),
     Job("adapt", "writes a user prompt for a task under its domain's system prompt", "search"),
     Job("approval", "makes the move that a person approved", "urgent"),
+    Job("tell", "sends webhooks of promotions, rollbacks and waiting approvals", "urgent",
+        every=lambda s: 2.0 if s.gateway.webhooks else 0.0, scope="fleet"),
     Job("retention", "removes what is older than it may be", "upkeep", cron="17 * * * *", scope="fleet"),
     Job("report", "writes the week of a domain on one page", "upkeep", cron="0 6 * * 1"),
 )  # fmt: skip
@@ -228,6 +232,8 @@ def _last_firing(job: Job, plan: Plan | None, settings: Settings, since: float, 
         return found[-1] if found else None
     if job.every:
         pace = job.every(settings)
+        if not pace:
+            return None
         at = now // pace * pace
         return at if at > since else None
     return None
