@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,7 @@ CHECK_EVERY = 0.5
 RELOAD_EVERY = 300.0
 """Seconds after which everything is read anew, whatever the epochs say."""
 _CHUNK = 250
+_THREADS = min(4, os.cpu_count() or 1)
 _WRITE_PAUSE = 2.0
 
 
@@ -71,6 +73,7 @@ class SnapshotWatcher:
         self._unsaved = asyncio.Event()
         self._turn = asyncio.Lock()
         self._connecting = asyncio.Lock()
+        self._stopping = False
         self._bad: set[str] = set()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -90,9 +93,13 @@ class SnapshotWatcher:
 
     async def stop(self) -> None:
         """Stop following and write the file a last time."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping = True
+        pending = set(self._tasks)
+        while pending:
+            # A cancellation that meets a time-out inside the Redis client can be lost: ask again.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.2)
         self._tasks = []
         if self._unsaved.is_set() and self._cache_file is not None and self.current is not None:
             with contextlib.suppress(OSError):
@@ -111,7 +118,7 @@ class SnapshotWatcher:
     async def _follow(self) -> None:
         """The epoch check, for ever."""
         failures = 0
-        while True:
+        while not self._stopping:
             try:
                 await self.check()
                 failures = 0
@@ -125,11 +132,11 @@ class SnapshotWatcher:
 
     async def _listen(self) -> None:
         """The push, for ever. A message is only a hint to check now."""
-        while True:
+        while not self._stopping:
             try:
                 redis = await self._connection()
                 async with redis.subscription(redis.keys.moved) as pubsub:
-                    while True:
+                    while not self._stopping:
                         message = await pubsub.get_message(timeout=10.0)
                         if message is not None:
                             await self.check()
@@ -179,13 +186,20 @@ class SnapshotWatcher:
             )
             self._full_at = self._clock()
             return
+        self._bad.discard("*")
         domains: dict[str, DomainView] = {}
         names = list(raw.domains)
-        for start in range(0, len(names), _CHUNK):
-            part = names[start : start + _CHUNK]
-            # Signatures are checked off the loop, so that requests go on while a large fleet loads.
-            views = await asyncio.to_thread(self._read_some, {name: raw.domains.pop(name) for name in part}, old)
-            domains.update(views)
+        parts = [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]
+        for start in range(0, len(parts), _THREADS):
+            # Signatures are checked off the loop and on every core, so that requests go on while a large fleet loads.
+            found = await asyncio.gather(
+                *(
+                    asyncio.to_thread(self._read_some, {name: raw.domains.pop(name) for name in part}, old)
+                    for part in parts[start : start + _THREADS]
+                )
+            )
+            for views in found:
+                domains.update(views)
         keys = snapshots.read_keys(raw.keys, self._refuse)
         self._full_at = self._clock()
         self._deliver(Snapshot(epoch=raw.epoch, taken_at=self._clock(), domains=domains, keys=keys))
@@ -237,7 +251,7 @@ class SnapshotWatcher:
     async def _save(self) -> None:
         """Write the file after changes, at most every two seconds: a burst of moves costs one write."""
         assert self._cache_file is not None
-        while True:
+        while not self._stopping:
             await self._unsaved.wait()
             self._unsaved.clear()
             if self.current is not None:

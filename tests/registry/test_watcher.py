@@ -101,6 +101,14 @@ async def test_a_move_reaches_every_watcher(registry: Registry, start: Callable)
     assert not watched[0].watcher.refused
 
 
+async def test_stopping_at_once_and_again_and_again_never_hangs(plain: Registry, signer: Signer, prefix: str) -> None:
+    await domain_with_versions(plain)
+    for wait in (0.0, 0.001, 0.01, 1.0) * 5:
+        watcher = watch(plain.connection.url, None, signer.public, lambda _: None, prefix=prefix)
+        await watcher.start(wait)
+        await asyncio.wait_for(watcher.stop(), 5)
+
+
 async def test_a_lost_message_costs_a_second_not_for_ever(
     registry: Registry, start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,10 +172,11 @@ async def test_tampered_values_are_refused_one_by_one_and_never_served(registry:
     await redis.command(
         "HSET", keys.keyring, "sha256:forged", b'{"id":"x","name":"x","role":"operator","hash":"sha256:other"}'
     )
-    epoch = await redis.command("INCR", keys.epoch)
+    epoch = int(await redis.command("GET", keys.epoch)) + 1
     for name in ("good", "text", "pointer", "broken", "swapped", "locked", "*"):
         await redis.command("ZADD", keys.changes, epoch, name)
-    await one.until(lambda s: s.epoch == int(epoch))
+    await redis.command("INCR", keys.epoch)
+    await one.until(lambda s: s.epoch == epoch)
     assert one.current.domains == good
     assert one.watcher.refused == {"domain": 5, "key": 1}
     assert one.current.keys == {}
