@@ -181,5 +181,6 @@ def find_unit(exchange: Exchange, headers: dict[bytes, bytes], speech: Speech, b
     first = speech.first_user_text(body)
     if first:
         key = exchange.key.id if exchange.key is not None else ""
-        exchange.unit = hashlib.sha256(b"%b|%d|%b" % (key.encode(), len(first), first[:UNIT_BYTES])).hexdigest()[:24]
+        said = b"%b|%d|%b" % (key.encode(), len(first), first[:UNIT_BYTES])
+        exchange.unit = hashlib.blake2b(said, digest_size=12).hexdigest()
         exchange.unit_is_fallback = True

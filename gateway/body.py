@@ -127,15 +127,21 @@ def _locate(raw: bytes, values: dict[str, msgspec.Raw]) -> dict[str, int]:
     """Offset of each value. A key that comes twice does not match what the decoder kept (the last): refused."""
     at: dict[str, int] = {}
     place = raw.index(b"{") + 1
-    for _ in values:
-        match = _KEY.match(raw, place)
-        key = _text(match[1]) if match is not None else None
-        if match is None or key is None or key in at:
-            raise _repeated(key)
-        start, end = match.end(), match.end() + len(values[key])
-        if raw[start:end] != memoryview(values[key]):
+    for key, value in values.items():
+        # the usual spacing of Python's json first: `"key": value, `
+        start = place + len(key) + 4
+        if raw[place:start] != f'"{key}": '.encode():
+            match = _KEY.match(raw, place)
+            if match is None or _text(match[1]) != key:
+                raise _repeated(key)
+            start = match.end()
+        end = start + len(value)
+        if raw[start:end] != bytes(value):
             raise _repeated(key)
         at[key] = start
+        if raw[end : end + 2] == b", ":
+            place = end + 2
+            continue
         place = _after_space(raw, end)
         if raw[place] not in b",}":
             raise _repeated(key)

@@ -105,6 +105,8 @@ class Pipeline:
         self.router = Router(house, monotonic, random)
         self.lanes = Lanes(wire, neighbours.translate, monotonic)
         self.in_flight = 0
+        self._finished: list[tuple[Exchange, bool]] = []
+        self._call_soon = wire.watch.loop.call_soon
         self._ids = map((f"{random.getrandbits(48):012x}" + "{:x}").format, itertools.count(1))
 
     def reload(self, house: House) -> None:
@@ -153,7 +155,7 @@ class Pipeline:
         finally:
             self.in_flight -= 1
             exchange.ended_at = self.monotonic()
-            self._hand_on(exchange, admitted=admitted)
+            self._finish(exchange, admitted=admitted)
 
     # --- the steps, in order ------------------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class Pipeline:
     async def _read(self, caller: Caller) -> bytes:
         headers = caller.headers
         kind = headers.get(b"content-type")
-        if kind is not None and b"json" not in kind.lower():
+        if kind != b"application/json" and kind is not None and b"json" not in kind.lower():
             raise RequestRefused(NOT_JSON)
         raw = await caller.body(self.house.max_body)
         encoding = headers.get(b"content-encoding")
@@ -287,17 +289,25 @@ class Pipeline:
             await caller.write(error_event(exchange.dialect, ENDING))
             await caller.finish()
 
-    def _hand_on(self, exchange: Exchange, *, admitted: bool) -> None:
-        """The caller has the answer. What fails from here on is only logged."""
-        neighbours = self.neighbours
-        try:
-            if admitted:
-                neighbours.limits.settle(exchange)
-            neighbours.metrics.observe(exchange)
-            if admitted:
-                neighbours.recorder.offer(exchange)
-        except Exception:
-            log.exception("exchange %s was answered but not counted", exchange.id)
+    def _finish(self, exchange: Exchange, *, admitted: bool) -> None:
+        """The caller has the answer. What is left is done once for all that ended in this turn of the loop."""
+        if not self._finished:
+            self._call_soon(self._hand_on)
+        self._finished.append((exchange, admitted))
+
+    def _hand_on(self) -> None:
+        """Settle, count, offer for learning. What fails here is only logged."""
+        finished, self._finished = self._finished, []
+        limits, metrics, recorder = self.neighbours.limits, self.neighbours.metrics, self.neighbours.recorder
+        for exchange, admitted in finished:
+            try:
+                if admitted:
+                    limits.settle(exchange)
+                metrics.observe(exchange)
+                if admitted:
+                    recorder.offer(exchange)
+            except Exception:
+                log.exception("exchange %s was answered but not counted", exchange.id)
 
 
 def _our_headers(exchange: Exchange) -> ReplyHeaders:

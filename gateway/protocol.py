@@ -44,7 +44,6 @@ class Call:
 
     __slots__ = (
         "_chunked",
-        "_expect_continue",
         "_failure",
         "_pieces",
         "_protocol",
@@ -83,7 +82,6 @@ class Call:
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Refusal | None = None
         self._chunked = http11
-        self._expect_continue = protocol.expect_100_continue
         self.speech = speech
         self.path = path.decode("latin-1")
         self.query = query
@@ -103,10 +101,13 @@ class Call:
         if declared is not None and int(declared) > limit:
             self.keep_alive = False
             raise too_large(limit)
-        if self._expect_continue and self.more_body and not self._pieces:
+        if self.more_body and not self._pieces and self.headers.get(b"expect", b"").lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self.more_body and self._size <= limit and self._failure is None:
+            pieces = self._pieces
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         loop = self._protocol.loop
-        self.fed_at = loop.time() if self.more_body else 0.0
+        self.fed_at = loop.time()
         while self.more_body and self._size <= limit and self._failure is None:
             self._waiter = loop.create_future()
             await self._waiter
@@ -219,9 +220,9 @@ class Call:
     def _head(self, status: int, headers: ReplyHeaders, framing: bytes) -> bytes:
         if self.more_body:
             self.keep_alive = False  # part of the request has not come: the next one could not be told from it
-        fields = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+        fields = b"\r\n".join(map(b": ".join, headers))
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], self._protocol.date(), fields, framing, closing)
+        return b"%b%b%b\r\n%b%b\r\n" % (STATUS_LINE[status], self._protocol.date(), fields, framing, closing)
 
     def _complete(self) -> None:
         self.response_complete = True
@@ -276,8 +277,10 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.head_at = 0.0
@@ -287,9 +290,10 @@ class GatewayProtocol(HttpToolsProtocol):
         speech = _HOT.get(path)
         parser = self.parser
         if speech is None or parser.get_method() != b"POST":
-            headers, expect = self.headers, self.expect_100_continue
+            headers = self.headers
             super().on_message_begin()
-            self.url, self.expect_100_continue = url, expect
+            self.url = url
+            self.expect_100_continue = dict(headers).get(b"expect", b"").lower() == b"100-continue"
             self.headers = self.scope["headers"] = headers
             super().on_headers_complete()
             return

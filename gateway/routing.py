@@ -25,6 +25,8 @@ LONGEST_EJECTION = 300.0
 LONGEST_REST = 30.0
 """Seconds a deployment that said 429 is left alone at most, where there is another."""
 
+MOST_TARGETS = 1000
+
 Verdict = Literal["good", "failed", "busy", "unknown"]
 """How a request went for its target: ``busy`` is a 429, ``unknown`` when the caller left."""
 
@@ -90,6 +92,7 @@ class Router:
         self.random = random
         self.healths: dict[tuple[str, str | None], Health] = {} if known is None else known.healths
         """By upstream and model there."""
+        self._targets: dict[tuple[int, str], Target] = {}
         self._any: dict[Wire, Route] = {}
         for wire in ("openai", "anthropic", "litellm"):
             chosen = next((up for up in house.upstreams if up.wire == wire), next(iter(house.upstreams), None))
@@ -155,9 +158,17 @@ class Router:
         return None, ""
 
     def _pick(self, place: Place, asked: str, rest: str, now: float) -> Pick:
-        return Pick(self, place.upstream, place.target(asked, rest), self.health(place), now)
+        key = (id(place), asked)
+        target = self._targets.get(key)
+        if target is None:
+            if len(self._targets) >= MOST_TARGETS:  # names come from callers: the memory of them is bounded
+                self._targets.clear()
+            target = self._targets[key] = place.target(asked, rest)
+        return Pick(self, place.upstream, target, self.health(place), now)
 
     def _best(self, places: Sequence[Place], now: float) -> Place | None:
+        if len(places) == 1:
+            return places[0] if self._able(places[0], now) else None
         able = [place for place in places if self._able(place, now)]
         if len(able) <= 1:
             return able[0] if able else None
@@ -165,6 +176,8 @@ class Router:
 
     def _able(self, place: Place, now: float) -> bool:
         health = self.health(place)
+        if not health.out_until:
+            return health.in_flight < place.upstream.max_in_flight
         return health.in_flight < place.upstream.max_in_flight and health.available(now)
 
     def _expected(self, place: Place) -> float:

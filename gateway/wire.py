@@ -17,17 +17,19 @@ from gateway.exchange import Headers, Wire
 from gateway.settings import Upstream
 from gateway.upstream import Connection, Pool, Watch
 
-FORWARDED = (
-    b"accept",
-    b"user-agent",
-    b"idempotency-key",
-    b"openai-beta",
-    b"anthropic-version",
-    b"anthropic-beta",
-    b"x-client-request-id",
-    b"x-stainless-retry-count",
-    b"traceparent",
-    b"tracestate",
+FORWARDED = frozenset(
+    (
+        b"accept",
+        b"user-agent",
+        b"idempotency-key",
+        b"openai-beta",
+        b"anthropic-version",
+        b"anthropic-beta",
+        b"x-client-request-id",
+        b"x-stainless-retry-count",
+        b"traceparent",
+        b"tracestate",
+    )
 )
 """Request header fields that go on to the upstream; all others (credentials, cookies, hops, addresses) stay here."""
 
@@ -107,12 +109,9 @@ class WireLane:
         line = self._lines.get((upstream.name, speech.path))
         if line is None:
             line = self._lines[upstream.name, speech.path] = self._line_to(upstream, speech.wire, speech.path, "POST")
-        fields = [line.head]
-        for name in FORWARDED:
-            value = caller_headers.get(name)
-            if value is not None:
-                fields.append(b"\r\n%b: %b" % (name, value))
-        head = b"".join(fields)
+        head = line.head
+        for name in FORWARDED & caller_headers.keys():
+            head += b"\r\n%b: %b" % (name, caller_headers[name])
         if query or line.query:
             full = b"&".join(filter(None, (line.query, query)))
             head = head.replace(b" HTTP/1.1\r\n", b"?%b HTTP/1.1\r\n" % full, 1)
