@@ -200,6 +200,10 @@ def up(ctx: click.Context, workers: int | None) -> None:
         click.echo(f"  console  {running.url}/console")
         click.echo(f"  storage  {storage}")
         click.echo(f"  logs     {running.tree.logs}")
+        if not settings.upstreams:
+            click.echo("  missing  no upstream: name a model provider under `upstreams` in the config file")
+        if not any(key.role == "caller" for key in settings.keys):
+            click.echo("  missing  no caller key in the config file: metaspo keys create --role caller --name my-app")
         click.echo("Ctrl-C stops it.")
         running.tree.wait()
 
