@@ -1,10 +1,8 @@
-"""A real language model in a process of its own, OpenAI-compatible: llama.cpp's server, from the ``xllamacpp``
-wheel.
+"""A real language model in a process of its own, OpenAI-compatible: llama.cpp's server, from the ``xllamacpp`` wheel.
 
-    python model_server.py --model FILE.gguf --port 8091 --name smollm2-135m --cap 16
+    python model_server.py --model FILE.gguf --port 8091 --name smollm2-135m
 
-One thread computes: on small machines two busy threads are several times slower than one. ``--cap`` bounds every
-answer, as an operator of a real model would bound a labelling service. The process ends with SIGTERM.
+One thread computes: on small machines two busy threads are several times slower than one. The process ends with SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", required=True, help="what requests call it")
     parser.add_argument(
-        "--cap", type=int, default=-1, help="most tokens of an answer, whatever a request asks for (-1: no cap)"
+        "--cap", type=int, default=-1, help="tokens of an answer when a request does not say (-1: no limit)"
     )
     parser.add_argument("--slots", type=int, default=4, help="requests at one time")
     parser.add_argument("--context", type=int, default=1024, help="tokens per slot")
