@@ -2,7 +2,8 @@
 
     python model_server.py --model FILE.gguf --port 8091 --name smollm2-135m
 
-One thread computes: on small machines two busy threads are several times slower than one. The process ends with SIGTERM.
+One thread computes: on small machines two busy threads are several times slower than one. The process ends with
+SIGTERM.
 """
 
 from __future__ import annotations

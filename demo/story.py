@@ -283,6 +283,7 @@ def conclude(telling: Telling, run: Json, seconds: float) -> Json:
         "notes": result.get("notes", []),
         "cuts": summary.cuts(telling.sizes, telling.models, gate),
         "console": f"{telling.house.url}/console",
+        "reopen": f"metaspo --config {telling.folder / 'metaspo.yaml'} up",
         "file": str(telling.folder / "summary.json"),
     }
     summary.write(final, telling.folder)
