@@ -80,7 +80,7 @@ def page(summary: Json) -> str:
         "  smaller than in production, to fit a few minutes",
         *(f"    - {cut}" for cut in summary["cuts"]),
         "",
-        f"  console     {summary['console']} (closed now; open it again, the operator's key is in .env beside the file:)",
+        f"  console     {summary['console']} (closed now; to open it, with the operator's key of .env:)",
         f"              {summary['reopen']}",
         f"  summary     {summary['file']}",
     ]
