@@ -69,7 +69,11 @@ def test_published_figures_keep_the_promise(repository: Path, seed: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_thousand_experiments() -> None:
-    report = simulate_canary_runs(runs=1000, seed=SEED, plan=Plan(), traffic=Traffic())
-    assert report["false_alarms_count"] <= 60
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [20_261_120, 20_261_121])
+def test_the_published_figures_come_out_again(repository: Path, seed: int) -> None:
+    """All 1,000 experiments: what stands in the result file is what this code does."""
+    told = json.loads((repository / "docs" / "results" / f"simulate_canary_{seed}.json").read_text("utf-8"))
+    report = simulate_canary_runs(runs=1000, seed=seed, plan=Plan(), traffic=Traffic())
+    for name in ("false_alarms_count", "ended", "median_units", "caught", "clustered_requests"):
+        assert report[name] == told[name], name

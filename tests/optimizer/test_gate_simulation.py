@@ -92,7 +92,11 @@ def test_published_figures_keep_the_promise(repository: Path, seed: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_thousand_runs() -> None:
-    report = asyncio.run(simulate_gate_runs(Domain(), runs=1000, seed=SEED, points=POINTS))
-    assert report["false_promotions_count"] <= 35
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [20_261_120, 20_261_121])
+def test_the_published_figures_come_out_again(repository: Path, seed: int) -> None:
+    """All 1,000 runs: what stands in the result file is what this code does."""
+    told = json.loads((repository / "docs" / "results" / f"simulate_gate_{seed}.json").read_text("utf-8"))
+    report = asyncio.run(simulate_gate_runs(Domain(), runs=1000, seed=seed, points=POINTS))
+    for name in ("false_promotions_count", "power", "one_task_hurt", "others"):
+        assert report[name] == told[name], name
