@@ -171,4 +171,4 @@ def encode(value: Any) -> bytes:
 
 def answer(value: Any, status: int = 200) -> Response:
     """The value as a JSON response."""
-    return Response(encode(value), status, media_type="application/json")
+    return Response(encode(value), status, {"cache-control": "no-store"}, "application/json")

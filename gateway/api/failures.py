@@ -15,12 +15,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.answers import encode
 from gateway.exchange import Refusal
 from registry import AuditEntry, Conflict, Deployment, NotFound, Refused, RegistryError, RegistryUnavailable, Run
 
 log = logging.getLogger(__name__)
+
+MAX_BODY = 4 << 20
 
 
 class Failure(Exception):
@@ -98,6 +101,27 @@ def _registry_error(error: RegistryError) -> Response:
     return as_response(Refusal(500, str(error), type="server_error", code="registry_corrupt"))
 
 
+class BodyLimit:
+    """Refuses bodies above ``most`` bytes while they come in: the framework reads them before it asks for a key."""
+
+    def __init__(self, app: ASGIApp, most: int = MAX_BODY) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._most:
+                raise HTTPException(413, f"The control plane takes bodies up to {self._most // 2**20} MiB.")
+            return message
+
+        await self._app(scope, bounded, send)
+
+
 _SENTENCES = {404: "There is no such route: {path}.", 405: "{method} is not allowed on {path}."}
 
 
@@ -105,7 +129,7 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     template = _SENTENCES.get(error.status_code)
     message = template.format(path=request.url.path, method=request.method) if template else str(error.detail)
     headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
-    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
+    code = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}.get(error.status_code)
     return as_response(Refusal(error.status_code, message, code=code, headers=headers))
 
 
@@ -122,6 +146,7 @@ def _invalid(error: RequestValidationError) -> Response:
 
 def install(app: FastAPI) -> None:
     """Make every error of this application one of ours."""
+    app.add_middleware(BodyLimit)
 
     @app.exception_handler(Failure)
     async def on_failure(_request: Request, error: Failure) -> Response:

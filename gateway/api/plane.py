@@ -88,6 +88,7 @@ async def _bounded(request: Request) -> bytes:
 
 
 @router.get("/healthz", responses={200: gives(Health)[200]}, tags=["health"])
+@router.head("/healthz", include_in_schema=False)
 async def healthz() -> Response:
     """This process lives."""
     return answer(Health("ok"))
@@ -96,6 +97,7 @@ async def healthz() -> Response:
 @router.get(
     "/readyz", responses={200: gives(Health)[200], 503: {"description": "Nothing to serve from yet"}}, tags=["health"]
 )
+@router.head("/readyz", include_in_schema=False)
 async def readyz(control: Control_) -> Response:
     """This process can serve: it has a snapshot, from the registry or from its file. A registry that is down is not
     unready: traffic is served from the last known good."""
@@ -116,6 +118,7 @@ async def readyz(control: Control_) -> Response:
     },
     tags=["health"],
 )
+@router.head("/metrics", include_in_schema=False)
 async def metrics(request: Request, control: Control_) -> Response:
     """The numbers of all workers of this machine, for Prometheus."""
     if control.metrics_key:

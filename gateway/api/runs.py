@@ -15,7 +15,7 @@ from gateway.api.answers import RunAsked, answer, encode, full
 from gateway.api.asks import Optimize
 from gateway.api.control import Control_, DomainName, Id, Operator, Registry_, RequestId, Viewer, scoped
 from gateway.api.openapi import gives
-from registry import Budget, Registry, Run, Trigger
+from registry import Budget, Registry, RegistryError, Run, Trigger
 
 router = APIRouter(tags=["runs"])
 
@@ -138,10 +138,13 @@ async def follow(
 
 
 async def _as_sse(items: AsyncIterator[tuple[str, dict[str, Any]] | Run | None]) -> AsyncIterator[bytes]:
-    async for item in items:
-        if item is None:
-            yield b": waiting\n\n"
-        elif isinstance(item, Run):
-            yield b"event: end\ndata: " + encode(full(item)) + b"\n\n"
-        else:
-            yield b"id: " + item[0].encode() + b"\ndata: " + encode(item[1]) + b"\n\n"
+    try:
+        async for item in items:
+            if item is None:
+                yield b": waiting\n\n"
+            elif isinstance(item, Run):
+                yield b"event: end\ndata: " + encode(full(item)) + b"\n\n"
+            else:
+                yield b"id: " + item[0].encode() + b"\ndata: " + encode(item[1]) + b"\n\n"
+    except RegistryError as error:  # the status has gone out: the client comes back with its last event's id
+        yield b"event: error\ndata: " + encode({"message": str(error)}) + b"\n\n"

@@ -5,6 +5,7 @@ socket.
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -98,7 +99,7 @@ class House:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if role:
             sent["authorization"] = f"Bearer {self.keys[role]}"
-        raw = {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+        raw = {"data": io.BytesIO(body)} if isinstance(body, bytes) else {"json": body} if body is not None else {}
         async with self.session.request(method, self.url + path, headers=sent, **raw) as reply:
             text = await reply.text()
             parsed = await reply.json() if reply.content_type == "application/json" else None

@@ -8,7 +8,7 @@ import json
 import pytest
 from control_house import NOW, House
 
-from registry import Approval, Budget, Outcome, Sample, Task
+from registry import Approval, Budget, Outcome, RegistryUnavailable, Sample, Task
 from registry import Domain as DomainRecord
 
 # --- who may ----------------------------------------------------------------------------------------------------------
@@ -338,6 +338,31 @@ async def test_a_registry_that_is_down_says_so_and_health_stays(house: House) ->
     assert (await house.get("/healthz", role="")).body["status"] == "ok"
     ready = await house.get("/readyz", role="")
     assert (ready.status, ready.body["registry"]) == (200, "down")
+
+
+async def test_bodies_are_bounded_before_any_key_is_asked_for(house: House) -> None:
+    large = b'{"system_prompt": "' + b"x" * 5_000_000 + b'"}'
+    answer = await house.ask("POST", "/api/domains/support/versions", large, role="", content_type="application/json")
+    assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+
+
+async def test_health_answers_head_and_nothing_is_cached(house: House) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await house.ask("HEAD", path, role="")).status == 200
+    assert (await house.get("/api/keys")).headers["cache-control"] == "no-store"
+
+
+async def test_a_registry_that_fails_while_a_search_is_followed_ends_the_stream(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await house.registry.create_run("support")
+
+    async def broken(*_args: object) -> None:
+        raise RegistryUnavailable("gone")
+
+    monkeypatch.setattr(house.registry, "run_events", broken)
+    answer = await house.get(f"/api/runs/{run.id}/events")
+    assert answer.text == 'event: error\ndata: {"message":"gone"}\n\n'
 
 
 async def test_a_fault_of_ours_has_the_shape_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
