@@ -124,11 +124,22 @@ class VersionPage(Page):
     may_move: bool
 
 
+class GenerationRow(msgspec.Struct, frozen=True):
+    """One generation of a search: the best prompt so far, its score on the select split, the calls by then."""
+
+    number: int
+    score: float | None
+    best: str
+    calls: int | None
+
+
 class RunPage(Page):
     """One search."""
 
     run: Run
     events: list[str]
+    generations: list[GenerationRow]
+    chart: Chart
     last_event: str
     live: bool
     spent: int

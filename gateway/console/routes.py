@@ -140,4 +140,6 @@ async def _lines(items: AsyncIterator[tuple[str, dict[str, Any]] | Run | None]) 
         elif isinstance(item, Run):
             yield b'data: {"ended": true}\n\n'
         else:
-            yield b"id: " + item[0].encode() + b"\ndata: " + encode({"text": views.event_text(item[1])}) + b"\n\n"
+            spent, budget = views.spending([item[1]])
+            line = {"text": views.event_text(item[1]), "spent": spent, "budget": budget}
+            yield b"id: " + item[0].encode() + b"\ndata: " + encode(line) + b"\n\n"

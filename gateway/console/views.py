@@ -20,6 +20,7 @@ from gateway.console.contexts import (
     ConfirmPage,
     DomainPage,
     DomainRow,
+    GenerationRow,
     HealthPage,
     Interval,
     JobRow,
@@ -205,49 +206,80 @@ def ancestors(versions: Mapping[int, Version], version: Version) -> list[tuple[i
 
 async def run_page(registry: Registry, id: str) -> RunPage:
     """One search. Raises NotFound."""
-    run, events = await asyncio.gather(registry.get_run(id), registry.run_events(id))
+    run, stored = await asyncio.gather(registry.get_run(id), registry.run_events(id))
+    events = [event for _, event in stored]
+    generations = generation_rows(events)
+    spent, budget = spending(events)
     return RunPage(
-        title=f"Run {id[:12]}",
-        section="Runs",
+        title=f"Search {id[:20]}",
+        section="Jobs",
         run=run,
-        events=[event_text(event) for _, event in events][-400:],
-        last_event=events[-1][0] if events else "0",
+        events=[line for event in events if (line := event_text(event))][-400:],
+        generations=generations,
+        chart=Chart(
+            [float(row.calls or 0) for row in generations],
+            [Series("best score on the select split", [row.score for row in generations])],
+        ),
+        last_event=stored[-1][0] if stored else "0",
         live=run.state in ("queued", "running"),
-        spent=sum(run.calls.values()),
-        budget=int((run.result or {}).get("budget_calls") or 0) or _budget_of(events),
-        failures=_failures(events),
+        spent=max(spent, sum(run.calls.values())),
+        budget=budget,
+        failures=failure_counts(events),
     )
+
+
+def data_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An event's values."""
+    data = event.get("data")
+    return data if isinstance(data, Mapping) else {}
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """One event of a search as a line."""
-    text = event.get("text") or event.get("message") or event.get("kind") or ""
-    numbers = ", ".join(
-        f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in event.items()
-        if key not in {"text", "message", "kind", "at", "data"} and isinstance(value, int | float | str) and value != ""
-    )
-    return f"{text} ({numbers})" if text and numbers else str(text or numbers)
+    """One event of a search as a line; empty for mere progress."""
+    message = str(event.get("message") or event.get("text") or "")
+    return f"{event.get('kind', '')}: {message}" if message else ""
 
 
-def _budget_of(events: Sequence[tuple[str, dict[str, Any]]]) -> int:
-    for _, event in events:
-        data = event.get("data") if isinstance(event.get("data"), dict) else event
-        if isinstance(data, dict) and isinstance(data.get("budget"), int):
-            return int(data["budget"])
-    return 0
+def generation_rows(events: Sequence[Mapping[str, Any]]) -> list[GenerationRow]:
+    """The generations that the events tell of, in order."""
+    rows: list[GenerationRow] = []
+    for event in events:
+        if event.get("kind") == "generation":
+            data = data_of(event)
+            score, calls = data.get("score"), data.get("calls")
+            if isinstance(calls, Mapping):
+                calls = sum(calls.values())  # by role
+            rows.append(
+                GenerationRow(
+                    number=len(rows) + 1,
+                    score=float(score) if isinstance(score, int | float) else None,
+                    best=str(data.get("best") or ""),
+                    calls=calls if isinstance(calls, int) else None,
+                )
+            )
+    return rows
 
 
-def _failures(events: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for _, event in events:
-        data = event.get("data") if isinstance(event.get("data"), dict) else event
-        found = data.get("failures") if isinstance(data, dict) else None
-        if isinstance(found, dict):
-            for kind, count in found.items():
-                if isinstance(count, int):
-                    counts[str(kind)] = counts.get(str(kind), 0) + count
-    return counts
+def spending(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Calls spent and the budget, as the last progress told them; zeros when none did."""
+    for event in reversed(events):
+        data = data_of(event)
+        if event.get("kind") == "progress" and isinstance(data.get("calls"), int):
+            return int(data["calls"]), int(data.get("budget") or 0)
+    return 0, 0
+
+
+def failure_counts(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Failures of the last analysis by type, added up over the tasks."""
+    for event in reversed(events):
+        counts = data_of(event).get("counts")
+        if event.get("kind") == "failures" and isinstance(counts, Mapping):
+            total: dict[str, int] = defaultdict(int)
+            for name, value in counts.items():
+                for kind, count in value.items() if isinstance(value, Mapping) else [(name, value)]:
+                    total[str(kind)] += int(count)
+            return dict(total)
+    return {}
 
 
 def in_band(score: float | None, band: str) -> bool:

@@ -158,7 +158,12 @@ async def seed(registry: Registry) -> None:
     await registry.put_approval(
         Approval(id="approval-1", domain="support", version=3, kind="canary", asked_at=now, reason="first promotion")
     )
-    await registry.append_run_event(run.id, {"kind": "generation", "text": "generation 1 began"})
+    for number in (1, 2):
+        data = {"score": 0.6 + number / 10, "calls": 200 * number, "best": f"Answer with the team's name. {HOSTILE}"}
+        await registry.append_run_event(run.id, {"kind": "generation", "message": f"number {number}", "data": data})
+    counts = {"triage": {"format": 9, "reasoning": 2}, "reply": {"format": 1}}
+    await registry.append_run_event(run.id, {"kind": "failures", "message": "typed", "data": {"counts": counts}})
+    await registry.append_run_event(run.id, {"kind": "progress", "message": "", "data": {"calls": 400, "budget": 1000}})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -319,7 +324,7 @@ async def test_a_search_is_asked_for_and_followed_live(house: House, browser: Br
     await page.get_by_role("button", name="Optimize now").click()
     await page.get_by_text("The search is asked for").wait_for()
     run = next(r for r in await house.registry.list_runs("support") if r.state == "queued")
-    await house.registry.append_run_event(run.id, {"kind": "generation", "text": "generation 1: nine candidates"})
+    await house.registry.append_run_event(run.id, {"kind": "candidates", "message": "generation 1: nine candidates"})
     await page.get_by_text("generation 1: nine candidates").wait_for()
     await finish(house.registry, run.id)
     await page.locator(".badge", has_text="done").wait_for()

@@ -12,7 +12,7 @@ function draw(node) {
     width: node.clientWidth,
     height: 288,
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-    scales: { y: { range: chart.range || undefined } },
+    scales: { x: { time: !node.dataset.calls }, y: { range: chart.range || undefined } },
     axes: [axis, { ...axis, size: 56 }],
     series: [{}].concat(chart.series.map((s, i) => ({
       label: s.label, stroke: palette[i % palette.length], width: s.thin ? 1 : 2, dash: s.thin ? [4, 4] : undefined,
@@ -48,12 +48,14 @@ function follow(node) {
       location.reload();
       return;
     }
-    const item = document.createElement("li");
-    item.textContent = event.text || JSON.stringify(event);
-    list.append(item);
-    list.scrollTop = list.scrollHeight;
-    if (event.spent != null && event.budget) {
-      const bar = document.querySelector("progress[data-spend]");
+    if (event.text) {
+      const item = document.createElement("li");
+      item.textContent = event.text;
+      list.append(item);
+      list.scrollTop = list.scrollHeight;
+    }
+    const bar = document.querySelector("progress[data-spend]");
+    if (event.budget && bar) {
       bar.max = event.budget;
       bar.value = event.spent;
     }
