@@ -1,6 +1,7 @@
 """How fast the gateway is, beside nginx (and TensorZero, when its interpreter is named) in the same run.
 
-    python benchmarks/gateway_bench.py [--rounds 3] [--seconds 2] [--only ns-c64,st-i5] [--tensorzero PYTHON] [--json FILE]
+    python benchmarks/gateway_bench.py [--rounds 3] [--seconds 2] [--only ns-c64,st-i5] [--tensorzero PYTHON] [--json
+    FILE]
 
 One core carries the gateway under test, the other one the mock upstream and the load (both C programs, compiled to a
 temporary folder from ``../shared/bench/src``). Rounds are interleaved over the peers, so that a slow phase of the
@@ -177,18 +178,19 @@ daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx
 events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout 300;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
-  scgi_temp_path {folder}/s;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path
+  {folder}/u; scgi_temp_path {folder}/s;
   upstream up {{ server 127.0.0.1:{mock}; keepalive 512; keepalive_requests 100000000; }}
   server {{ listen 127.0.0.1:{port} backlog=4096; client_max_body_size 64m; client_body_buffer_size 2m;
-    location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
+    location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }} }}
 }}
 """
 
 TENSORZERO = """
 import sys, time, tensorzero.tensorzero as t
-g = t._start_http_gateway(config_file=sys.argv[1], clickhouse_url=None, postgres_url=None, valkey_url=None, async_setup=False)
-print(g.base_url, flush=True)
+g = t._start_http_gateway(config_file=sys.argv[1], clickhouse_url=None, postgres_url=None, valkey_url=None,
+async_setup=False) print(g.base_url, flush=True)
 time.sleep(100000)
 """
 
@@ -204,7 +206,7 @@ class Bench:
         self.mock = subprocess.Popen(
             [str(compiled(folder, "mockup")), str(self.mock_port)],
             stdout=subprocess.DEVNULL,
-            preexec_fn=pinned(LOAD_CPU),
+            preexec_fn=pinned(LOAD_CPU),  # noqa: PLW1509
         )
 
     def _mine(self, peer: Peer) -> Peer:
@@ -218,7 +220,7 @@ class Bench:
         config = self.folder / "nginx.conf"
         config.write_text(NGINX.format(folder=self.folder, mock=self.mock_port, port=port))
         began = time.perf_counter()
-        process = subprocess.Popen(["nginx", "-p", str(self.folder), "-c", str(config)], preexec_fn=pinned(GATEWAY_CPU))
+        process = subprocess.Popen(["nginx", "-p", str(self.folder), "-c", str(config)], preexec_fn=pinned(GATEWAY_CPU))  # noqa: PLW1509
         peer = self._mine(Peer("nginx", port, process))
         until_answers(peer, began, "/healthz")
         return peer
@@ -228,13 +230,16 @@ class Bench:
         text = "[gateway]\nobservability.enabled = false\n"
         for model in dict.fromkeys(scenario.model for scenario in SCENARIOS):
             text += (
-                f'[models.{model}]\nrouting = ["m"]\n[models.{model}.providers.m]\ntype = "openai"\nmodel_name = "{model}"\n'
+                f'[models.{model}]\nrouting = ["m"]\n[models.{model}.providers.m]\ntype = "openai"\nmodel_name = "{model}"\n'  # noqa: E501
                 f'api_base = "http://127.0.0.1:{self.mock_port}/v1/"\napi_key_location = "none"\n'
             )
         config.write_text(text)
         env = {**os.environ, "TOKIO_WORKER_THREADS": "1", "TENSORZERO_DISABLE_PSEUDONYMOUS_USAGE_ANALYTICS": "1"}
         process = subprocess.Popen(
-            [python, "-c", TENSORZERO, str(config)], stdout=subprocess.PIPE, env=env, preexec_fn=pinned(GATEWAY_CPU)
+            [python, "-c", TENSORZERO, str(config)],
+            stdout=subprocess.PIPE,
+            env=env,
+            preexec_fn=pinned(GATEWAY_CPU),  # noqa: PLW1509
         )
         assert process.stdout is not None
         for line in process.stdout:
@@ -275,7 +280,7 @@ class Bench:
             [sys.executable, str(ROOT / "metaspo.py"), "--config", str(config), "gateway", "serve", "--workers", "1"],
             cwd=ROOT,
             stderr=subprocess.DEVNULL,
-            preexec_fn=pinned(GATEWAY_CPU),
+            preexec_fn=pinned(GATEWAY_CPU),  # noqa: PLW1509
         )
         peer = self._mine(Peer("ours", port, process, headers=[f"authorization: Bearer {KEY}"]))
         until_answers(peer, began)
