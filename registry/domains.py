@@ -132,7 +132,8 @@ class DomainStore(AuditStore):
         raise Conflict(f"The pointers of {name} keep moving: stop whatever moves them, then delete the domain.")
 
     async def _forget_traffic(self, name: str) -> None:
-        patterns = (f"{self._keys.prefix}:t:{{{name}}}:*", f"{self._keys.prefix}:j:{{{name}}}:dataset*")
+        jobs = f"{self._keys.prefix}:j:{{{name}}}"
+        patterns = (f"{self._keys.prefix}:t:{{{name}}}:*", f"{jobs}:dataset*", f"{jobs}:journal:*")
         for pattern in patterns:
             found = await self._redis.scan(pattern)
             for start in range(0, len(found), 500):

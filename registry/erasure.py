@@ -116,6 +116,9 @@ async def _datasets(
         except Corrupt:
             holds = True
         if holds:
+            # Replies that a search has paid for may speak of the question: a resumed search pays for them again.
+            for journal in await redis.scan(keys.run_journal(domain, "*")):
+                await redis.command("UNLINK", journal)
             await redis.many([("UNLINK", keys.dataset(domain, digest)), ("ZREM", keys.datasets(domain), digest)])
             gone.append(digest)
     return gone

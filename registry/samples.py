@@ -69,6 +69,7 @@ class SampleStore(Store):
             self._keep.failures_per_task,
             task,
             self._keys.sample(domain, ""),
+            self._keep.tasks,
         )
         found: list[bytes] = await self._redis.run("record_samples", keys, (*head, *args))
         return found

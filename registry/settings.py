@@ -303,6 +303,7 @@ class RetentionSettings(Section):
     sample_days: Positive = Field(default=30, description="days a sample lives")
     samples_per_task: Positive = Field(default=10_000, description="representative samples per task")
     failures_per_task: Positive = Field(default=2_000, description="failure samples per task")
+    tasks: Positive = Field(default=500, description="tasks per domain that have samples; of further ones none is kept")
     half_life_days: Seconds = Field(
         default=1.0, description="a sample's weight in a full reservoir halves in so many days"
     )

@@ -1,7 +1,7 @@
 -- Offers samples of one task to its reservoirs: bottom-k sampling, the k smallest priorities stay.
 -- KEYS times representative failures threshold tasks
 -- ARGV 1 now, 2 retention in seconds, 3 cap of representative, 4 cap of failures, 5 task, 6 what stands before a sample's id,
---      then for each sample: id, time, reservoir, priority, JSON ('' when it is stored already and only offered again)
+--      7 cap of tasks, then for each sample: id, time, reservoir, priority, JSON ('' when it is stored already and only offered again)
 -- -> ids that were kept
 local now, retention = tonumber(ARGV[1]), tonumber(ARGV[2])
 local reservoirs = {representative = KEYS[2], failures = KEYS[3]}
@@ -35,7 +35,9 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - retention, 'LIMIT', 0, 500)) do forget(id) end
 
 local kept = {}
-for i = 7, #ARGV, 5 do
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - retention)
+if not redis.call('ZSCORE', KEYS[5], ARGV[5]) and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[7]) then return kept end
+for i = 8, #ARGV, 5 do
   local id, at, which, priority, json = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local body = ARGV[6] .. id
   local stored = redis.call('EXISTS', body) == 1

@@ -45,7 +45,7 @@ def cluster_url(short_tmp: Path) -> Iterator[str]:
         servers.find_server()
     except RegistryUnavailable as error:
         pytest.skip(str(error))
-    with servers.cluster(short_tmp / "c") as (url, _):
+    with servers.cluster(short_tmp / "c", durable=False) as (url, _):
         yield url
 
 

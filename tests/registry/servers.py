@@ -106,8 +106,8 @@ def single(binary: Path, folder: Path, *options: str) -> Iterator[tuple[str, Ser
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 3) -> Iterator[tuple[str, list[Server]]]:
-    """A real cluster on loopback: its address and its nodes."""
+def cluster(folder: Path, nodes: int = 3, durable: bool = True) -> Iterator[tuple[str, list[Server]]]:
+    """A real cluster on loopback: its address and its nodes. Without ``durable`` it keeps nothing on disk, and is quick."""
     binary = find_server()
     ports = free_ports(2 * nodes)
     servers: list[Server] = []
@@ -118,8 +118,8 @@ def cluster(folder: Path, nodes: int = 3) -> Iterator[tuple[str, list[Server]]]:
                     binary,
                     folder / str(i),
                     *("--port", str(ports[i]), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""),
-                    *("--cluster-port", str(ports[nodes + i]), "--cluster-node-timeout", "2000", "--appendonly", "yes"),
-                    *("--appendfsync", "always"),
+                    *("--cluster-port", str(ports[nodes + i]), "--cluster-node-timeout", "2000"),
+                    *(("--appendonly", "yes", "--appendfsync", "always") if durable else ()),
                 )
             )
         clients = [redis.Redis(port=port) for port in ports[:nodes]]

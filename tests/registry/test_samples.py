@@ -241,6 +241,15 @@ async def test_streams_and_units_are_capped(connect: Connect, url: str) -> None:
     assert await redis.command("TTL", keys.outcomes("support")) > 0
 
 
+async def test_invented_task_names_do_not_fill_the_memory(connect: Connect, url: str) -> None:
+    registry = await connect(url, retention=RetentionSettings(tasks=3))
+    await domain_with_versions(registry)
+    for i in range(6):
+        await registry.record_samples([sample(i, task=f"t{i}"), sample(f"again{i}", task="t0")])
+    assert sorted(await registry.task_names("support")) == ["t0", "t1", "t2"]
+    assert len(await registry.samples("support")) == 9
+
+
 async def test_usage_adds_up_over_the_fleet(registry: Registry) -> None:
     first = await registry.add_usage({"k1": {"requests": 3, "tokens": 900}, "k2": {"usd": 0.25}}, "minute-1", 60)
     second = await registry.add_usage({"k1": {"requests": 1}}, "minute-1", 60)

@@ -226,6 +226,8 @@ async def test_a_cluster_node_that_dies_is_one_sentence_and_the_rest_goes_on(sho
                     await asyncio.sleep(0.1)
             assert len(await registry.history(name, moves_only=True)) == 2
         assert set((await registry.snapshot()).domains) == set("abcdef")
+        await registry.close()
+        del registry
         gc.collect()
 
 
