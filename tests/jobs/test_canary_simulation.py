@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from jobs.simulate import SEED, Harm, Plan, Traffic, run_canary, simulate, simulate_canary_runs
 
 RUNS = 200
+pytestmark = pytest.mark.timeout(600)  # ten seconds of work; a crowded machine may give it little of its time
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from optimizer.simulate import POINTS, SEED, Domain, Pipeline, draws, simulate, simulate_gate_runs
 
 RUNS = 200
+pytestmark = pytest.mark.timeout(600)  # ten seconds of work; a crowded machine may give it little of its time
 
 
 @pytest.fixture(scope="module")

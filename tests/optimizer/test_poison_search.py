@@ -20,6 +20,7 @@ from optimizer.simulate_search import world_spec
 from optimizer.worlds import SEED_PROMPT, World, WorldBackend, WorldSettings
 
 SETTINGS = WorldSettings(seed=21, tasks=6, unseen=1)
+pytestmark = pytest.mark.timeout(600)
 
 
 def flat(text: str) -> str:

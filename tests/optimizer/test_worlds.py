@@ -37,6 +37,9 @@ from optimizer.worlds import (
 )
 
 
+pytestmark = pytest.mark.timeout(600)  # whole searches; a crowded machine may give them little of its time
+
+
 def clock() -> float:
     return 0.0
 
