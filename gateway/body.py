@@ -41,13 +41,15 @@ _KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*', re.DOT
 class Body:
     """A JSON object as it was sent: ``raw`` bytes, ``values`` by key (undecoded), and where each value stands."""
 
-    __slots__ = ("at", "raw", "values")
+    __slots__ = ("at", "model", "raw", "values")
 
     def __init__(self, raw: bytes, values: dict[str, msgspec.Raw], at: dict[str, int]) -> None:
         self.raw = raw
         self.values = values
         self.at = at
         """Offset of each value's first byte."""
+        self.model = self.text("model")
+        """What the caller asks for, in every dialect; empty when that is no string."""
 
     def __contains__(self, key: str) -> bool:
         return key in self.values

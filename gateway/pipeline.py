@@ -186,7 +186,7 @@ class Pipeline:
         """Fill in what the request says of itself; find its domain, task and unit."""
         headers = caller.headers
         exchange.request = body.raw
-        exchange.model = body.text("model")
+        exchange.model = body.model
         exchange.stream = body.flag("stream")
         exchange.sample_off = headers.get(b"x-metaspo-sample") == b"off"
         exchange.idempotency_key = headers.get(b"idempotency-key", b"")

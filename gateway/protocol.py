@@ -42,27 +42,17 @@ class Call:
     Also what uvicorn looks at in its own request cycles: ``response_complete``, ``keep_alive``, ``disconnected``.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_failure",
-        "_pieces",
-        "_protocol",
-        "_size",
-        "_transport",
-        "_waiter",
-        "disconnected",
-        "fed_at",
-        "gone",
-        "headers",
-        "keep_alive",
-        "more_body",
-        "path",
-        "query",
-        "response_complete",
-        "speech",
-        "started",
-        "task",
-    )
+    started = False
+    gone = False
+    disconnected = False
+    response_complete = False
+    more_body = True
+    fed_at = 0.0
+    """When a piece of the body last came; 0 while none is waited for."""
+    task: asyncio.Task[None] | None = None
+    _size = 0
+    _waiter: asyncio.Future[None] | None = None
+    _failure: Refusal | None = None
 
     def __init__(
         self,
@@ -78,21 +68,12 @@ class Call:
         self._protocol = protocol
         self._transport = protocol.transport
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._failure: Refusal | None = None
         self._chunked = http11
         self.speech = speech
         self.path = path.decode("latin-1")
         self.query = query
         self.headers = headers
         self.keep_alive = keep_alive
-        self.more_body = True
-        self.fed_at = 0.0
-        self.started = False
-        self.response_complete = False
-        self.disconnected = self.gone = False
-        self.task: asyncio.Task[None] | None = None
 
     # --- the request -------------------------------------------------------------------------------------------------
 

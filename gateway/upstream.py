@@ -49,17 +49,19 @@ class Watch:
     One timer for all instead of two or three per request: setting a deadline is one attribute.
     """
 
-    __slots__ = ("_timer", "busy", "loop", "pools")
+    __slots__ = ("_timer", "busy", "looking", "loop", "pools")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.busy: set[Connection] = set()
         self.pools: list[Pool] = []
+        self.looking = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to look; idempotent."""
-        if self._timer is None:
+        if not self.looking:
+            self.looking = True
             self._timer = self.loop.call_later(TICK, self._look)
 
     def stop(self) -> None:
@@ -67,6 +69,7 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.looking = False
 
     def _look(self) -> None:
         now = self.loop.time()
@@ -74,14 +77,14 @@ class Watch:
             connection.look(now)
         for pool in self.pools:
             pool.close_stale(now)
-        self._timer = self.loop.call_later(TICK, self._look) if self.busy or any(p.idle for p in self.pools) else None
+        self.looking = bool(self.busy) or any(pool.idle for pool in self.pools)
+        self._timer = self.loop.call_later(TICK, self._look) if self.looking else None
 
 
 class Connection(asyncio.Protocol):
     """One connection and the reply that is on it. Owned by one request at a time."""
 
     __slots__ = (
-        "_between",
         "_chunks",
         "_deadline",
         "_informational",
@@ -94,10 +97,9 @@ class Connection(asyncio.Protocol):
         "_pool",
         "_quiet_at",
         "_quiet_every",
-        "_seconds",
         "_size",
+        "_timeouts",
         "_total_at",
-        "_total_seconds",
         "_transport",
         "_waiter",
         "busy",
@@ -148,17 +150,17 @@ class Connection(asyncio.Protocol):
         self.complete = False
         self.busy = True
         self._phase: TimeoutPhase = "first_token"
-        self._seconds = timeouts.first_token
-        self._between = timeouts.between_chunks
+        self._timeouts = timeouts
         self._total_at = total_at
-        self._total_seconds = timeouts.total
         self._deadline = now + timeouts.first_token
         self._on_quiet = on_quiet
-        self._quiet_every = quiet
-        self._quiet_at = now + quiet
+        if on_quiet is not None:
+            self._quiet_every = quiet
+            self._quiet_at = now + quiet
         watch = self._pool.watch
         watch.busy.add(self)
-        watch.start()
+        if not watch.looking:
+            watch.start()
         self._transport.write(message)
 
     async def head(self) -> None:
@@ -223,8 +225,7 @@ class Connection(asyncio.Protocol):
             self._deadline = self._total_at  # the reader is slow, not the upstream
         elif self._size:
             self._phase = "between_chunks"
-            self._seconds = self._between
-            self._deadline = self._loop.time() + self._between
+            self._deadline = self._loop.time() + self._timeouts.between_chunks
             self._on_quiet = None
         self._wake()
 
@@ -276,9 +277,10 @@ class Connection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """Called by the watch: fail when too late, remind the caller's side when it has been quiet for long."""
         if now >= self._total_at:
-            self._fail(UpstreamTimeout("total", self._total_seconds, started=bool(self.status)))
+            self._fail(UpstreamTimeout("total", self._timeouts.total, started=bool(self.status)))
         elif now >= self._deadline:
-            self._fail(UpstreamTimeout(self._phase, self._seconds, started=bool(self.status)))
+            seconds = self._timeouts.first_token if self._phase == "first_token" else self._timeouts.between_chunks
+            self._fail(UpstreamTimeout(self._phase, seconds, started=bool(self.status)))
         elif self._on_quiet is not None and now >= self._quiet_at:
             self._quiet_at = now + self._quiet_every
             self._on_quiet()
@@ -293,7 +295,7 @@ class Connection(asyncio.Protocol):
         self._size = 0
         if self._paused and not self.closed:
             self._paused = False
-            self._deadline = self._loop.time() + self._between
+            self._deadline = self._loop.time() + self._timeouts.between_chunks
             self._transport.resume_reading()
         return piece
 

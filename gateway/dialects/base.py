@@ -17,6 +17,7 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 USER_FIELDS = ("user", "safety_identifier")
 """Top-level fields that name the end user, in order of trust."""
+UNIT_FIELDS = frozenset((*USER_FIELDS, "metadata", "prompt_cache_key"))
 
 
 class Speech:
@@ -32,7 +33,7 @@ class Speech:
 
     def read(self, body: Body) -> None:
         """Check what must be there. Raises BadRequest."""
-        if not body.text("model"):
+        if not body.model:
             raise BadRequest("You must provide a model parameter.", param="model")
 
     def inject(self, body: Body, prompt: Prompt, *, only_fill: bool) -> list[Edit] | None:
@@ -46,6 +47,8 @@ class Speech:
 
     def unit(self, body: Body) -> str:
         """The end user or conversation that the body names, or ``""``."""
+        if UNIT_FIELDS.isdisjoint(body.values):
+            return ""
         for field in USER_FIELDS:
             if field in body and (value := body.text(field)):
                 return value

@@ -23,7 +23,7 @@ class Messages(Speech):
     """Prompts of more characters than this get a cache breakpoint of their own, where the request sets none."""
 
     def read(self, body: Body) -> None:
-        if not body.text("model"):
+        if not body.model:
             raise BadRequest("model: Field required", param="model")
         if "messages" not in body:
             raise BadRequest("messages: Field required", param="messages")
