@@ -8,23 +8,18 @@ itself.
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections import defaultdict
-from collections.abc import Sequence
-
 import msgspec
 
 import optimizer
 from jobs import convert, datasets, searchplan
 from jobs.curate import CuratedTask, Sizes, freeze
 from jobs.errors import NoWork
+from jobs.paired import Gain, measure
 from jobs.replies import shared_backends
 from jobs.work import Work
 from registry import Domain, Run, Task
 
 LEAST_GAIN = 0.02
-Z = 1.959963984540054
 INNER_LOOP = {
     "generations": 1,
     "candidates": 2,
@@ -34,19 +29,6 @@ INNER_LOOP = {
     "holdout_per_task": 0,
 }
 """Sizes that leave the budget to user prompts."""
-
-
-class Gain(msgspec.Struct, frozen=True):
-    """The adapted prompt against the task's own, on the same examples."""
-
-    before: float
-    after: float
-    low: float
-    n: int
-
-    @property
-    def certain(self) -> bool:
-        return self.after - self.before >= LEAST_GAIN and self.low > 0
 
 
 async def run(work: Work) -> str:
@@ -72,8 +54,8 @@ async def run(work: Work) -> str:
         except optimizer.OptimizerError as error:
             raise NoWork("search_failed", str(error)) from error
     await work.registry.drop_paid(kept.id)
-    told = f"{gain.before:.3f} -> {gain.after:.3f} on {gain.n} examples (gain at least {gain.low:+.3f})"
-    if not gain.certain:
+    told = gain.words()
+    if not gain.certain(LEAST_GAIN):
         raise NoWork("nothing_better", f"The best user prompt tried is not better for certain: {told}.")
     await store(work, domain.name, found, best, told)
     return f"task {name}: {told}"
@@ -114,24 +96,6 @@ async def confirm(
         before = await evaluation.rollouts(spec.seed_prompt, task, task.user_prompt, rows)
         after = await evaluation.rollouts(spec.seed_prompt, task, best, rows)
     return measure(rows, [r.score for r in before], [r.score for r in after])
-
-
-def measure(rows: Sequence[optimizer.Example], before: Sequence[float | None], after: Sequence[float | None]) -> Gain:
-    """Paired by example, clustered by near-duplicates; examples that either arm left unscored are out of both."""
-    clusters: dict[str, list[float]] = defaultdict(list)
-    scored: list[tuple[float, float]] = []
-    for row, a, b in zip(rows, before, after, strict=True):
-        if a is not None and b is not None:
-            scored.append((a, b))
-            clusters[row.cluster or row.id].append(b - a)
-    if len(clusters) < 2:
-        raise NoWork("too_few_examples", "Too few of the holdout's answers could be scored.")
-    means = [statistics.fmean(d) for d in clusters.values()]
-    error = statistics.stdev(means) / math.sqrt(len(means))
-    gain = statistics.fmean(means)
-    return Gain(
-        statistics.fmean(a for a, _ in scored), statistics.fmean(b for _, b in scored), gain - Z * error, len(scored)
-    )
 
 
 async def store(work: Work, name: str, found: CuratedTask, best: str, told: str) -> None:

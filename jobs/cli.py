@@ -131,14 +131,17 @@ def list_jobs(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--domain", help="The domain it works on.")
 @click.option("--task", help="The task (job `adapt`).")
+@click.option("--version", "number", type=click.IntRange(1), help="The version (job `shadow`).")
 @click.option("--here", is_flag=True, help="Do it in this process instead of asking a worker.")
 @click.pass_context
 @_told
-def run_now(ctx: click.Context, name: str, domain: str | None, task: str | None, here: bool) -> None:
+def run_now(
+    ctx: click.Context, name: str, domain: str | None, task: str | None, number: int | None, here: bool
+) -> None:
     """Run one job now."""
     from jobs.now import do_here, run_job, wish
 
-    args = {"task": task} if task else {}
+    args = {key: value for key, value in (("task", task), ("version", number)) if value is not None}
 
     async def main(registry: Registry, settings: Settings) -> str:
         if here:

@@ -50,6 +50,7 @@ _WHERE = {
     "optimize": "jobs.optimize",
     "global": "jobs.optimize",
     "adapt": "jobs.adapt",
+    "shadow": "jobs.shadow",
     "tell": "jobs.tell",
     "retention": "jobs.retention",
     "report": "jobs.report",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 import optimizer
-from jobs import adapt
-from jobs.adapt import measure
+from jobs import adapt, shadow
 from jobs.errors import NoWork
-from registry import Registry, Settings
-from tests.jobs.conftest import Clock, samples, shop, with_shop, work_for
+from jobs.paired import measure
+from registry import Lineage, Registry, Settings
+from tests.jobs.conftest import TASKS, Clock, samples, shop, with_shop, work_for
 from tests.jobs.stub_model import StubModel
 
 
@@ -24,7 +24,7 @@ async def test_an_adapted_prompt_is_stored(
     task = (await registry.get_domain("shop")).tasks["products"]
     assert task.adapted_prompt is not None and task.adapted_prompt.count("{question}") == 1
     assert task.user_prompt == "Review:\n{question}"
-    assert "gain at least" in said
+    assert "gain +" in said
 
 
 @pytest.mark.parametrize(("n", "task", "cause"), [(260, "movies", "no_samples"), (30, "products", "too_few_examples")])
@@ -42,6 +42,34 @@ def test_chance_is_no_gain() -> None:
     rows = [optimizer.Example(id=str(n), question=str(n), cluster=str(n)) for n in range(100)]
     before = [float(n % 2) for n in range(100)]
     after = [float((n + 1) % 2) for n in range(100)]
-    assert not measure(rows, before, after).certain
-    assert measure(rows, before, [1.0] * 100).certain
+    assert not measure(rows, before, after).certain(0.02)
+    assert measure(rows, before, [1.0] * 100).certain(0.02)
     assert measure(rows, [None, *before[1:]], after).n == 99
+
+
+async def test_shadow_replay_compares_without_serving(
+    registry: Registry, settings: Settings, clock: Clock, model: StubModel
+) -> None:
+    await with_shop(registry)
+    better = await registry.add_version("shop", "Answer with the label only.", lineage=Lineage(author="ops"))
+    await registry.record(samples(150, TASKS[:2], at=clock() + 10), [])
+    clock.now += 100
+    said = await shadow.run(work_for(registry, settings, clock, "shadow", version=better.number))
+    assert "version 2 against 1" in said and "; not worse by 0.03" in said
+    (entry,) = [e for e in await registry.history("shop", limit=10) if e.kind == "shadow"]
+    assert entry.detail["gain"] > 0.3 and entry.detail["n"] >= 200
+    assert (await registry.deployment("shop")).canary is None, "it moves no pointer"
+
+
+@pytest.mark.parametrize(
+    ("version", "cause"), [(1, "nothing_to_compare"), (9, "nothing_to_compare"), (2, "no_samples")]
+)
+async def test_what_cannot_be_replayed(
+    registry: Registry, settings: Settings, clock: Clock, version: int, cause: str
+) -> None:
+    await with_shop(registry)
+    await registry.add_version("shop", "Answer with the label only.", lineage=Lineage(author="ops"))
+    await registry.record(samples(60, TASKS[:2]), [])
+    with pytest.raises(NoWork) as told:
+        await shadow.run(work_for(registry, settings, clock, "shadow", version=version))
+    assert told.value.cause == cause

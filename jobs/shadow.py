@@ -1,0 +1,113 @@
+"""Job ``shadow``: what would a version have answered? For domains whose traffic is too thin for a canary.
+
+Recent samples, newer than the version, are asked again under the stable prompt and under the version's; nobody is
+served either answer. Pairs need about a third of the units that a live comparison needs (n = 6.18 sd^2 / margin^2), and
+expose nobody. What was found stands in the audit as ``shadow``; it moves no pointer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+import optimizer
+from jobs import convert, paired, searchplan
+from jobs.curate import CuratedTask, Sizes, curate
+from jobs.datasets import MOST_SAMPLES
+from jobs.errors import NoWork
+from jobs.paired import Gain
+from jobs.work import Work
+from registry import Domain, Version
+
+ROWS = 400
+"""Most examples that are replayed; both prompts answer each."""
+KIND = "shadow"
+
+
+async def run(work: Work) -> str:
+    """Replay under the version named in the trigger's ``version``, else the canary, else the newest.
+
+    Raises NoWork when there is nothing to compare, or nothing newer than the version to replay.
+    """
+    domain = await work.domain()
+    stable, challenger = await contenders(work, domain)
+    tasks = await fresh_tasks(work, domain, since=challenger.created_at)
+    found = await replay(work, domain, tasks, stable, challenger)
+    verdict = "not worse" if found.not_worse(domain.canary.margin) else "not shown to be no worse"
+    told = (
+        f"version {challenger.number} against {stable.number}: {found.words()}; {verdict} by {domain.canary.margin:g}"
+    )
+    detail = {
+        "version": challenger.number,
+        "stable": stable.number,
+        "not_worse": found.not_worse(domain.canary.margin),
+        **msgspec.to_builtins(found),
+    }
+    await work.registry.append_audit(
+        domain.name, KIND, actor="jobs", why=told, detail=detail, request_id=f"shadow-{work.trigger.id}"
+    )
+    return told
+
+
+async def contenders(work: Work, domain: Domain) -> tuple[Version, Version]:
+    """(the stable version, the one that is tried). Raises NoWork when they are the same or one is missing."""
+    pointers = await work.registry.deployment(domain.name)
+    if pointers.stable is None:
+        raise NoWork("nothing_stable", f"{domain.name!r} has no stable version to compare with.")
+    versions = await work.registry.list_versions(domain.name)
+    number = work.args.get("version") or pointers.canary or versions[-1].number
+    known = {v.number: v for v in versions}
+    if number == pointers.stable or number not in known:
+        raise NoWork("nothing_to_compare", f"Version {number} of {domain.name!r} is stable already or does not exist.")
+    return known[pointers.stable], known[number]
+
+
+async def fresh_tasks(work: Work, domain: Domain, *, since: float) -> list[CuratedTask]:
+    """Tasks made of samples that no search for this version can have seen, with references from people."""
+    samples = await work.registry.samples(domain.name, since=since, reservoir="representative", limit=MOST_SAMPLES)
+    found = curate(domain, samples, sizes=Sizes(most=(ROWS, ROWS, ROWS)))
+    tasks = [t for t in found.tasks if t.judge.kind != "rubric" and t.referenced > 0]
+    if not tasks:
+        raise NoWork("no_samples", f"No samples of {domain.name!r} with references are newer than the version.")
+    return tasks
+
+
+async def replay(work: Work, domain: Domain, tasks: list[CuratedTask], stable: Version, challenger: Version) -> Gain:
+    """Both prompts on the same examples, spread evenly over the tasks."""
+    each = max(1, ROWS // len(tasks))
+    asked = [_search_task(domain, task, each) for task in tasks]
+    spec = optimizer.SearchSpec(
+        seed_prompt=stable.system_prompt,
+        tasks=tuple(asked),
+        models=convert.models(work.settings, domain, answer_tokens=max(t.answer_tokens for t in tasks)),
+        budget=optimizer.Budget(calls=2 * sum(len(t.holdout) for t in asked), usd=domain.budget.usd),
+        home=searchplan.home(work, f"shadow-{domain.name}"),
+        resume=True,
+    )
+    rows: list[optimizer.Example] = []
+    before: list[float | None] = []
+    after: list[float | None] = []
+    try:
+        async with optimizer.Evaluation.open(spec, clock=work.clock) as evaluation:
+            for task in asked:
+                for prompt, scores in ((stable.system_prompt, before), (challenger.system_prompt, after)):
+                    answered = await evaluation.rollouts(prompt, task, task.user_prompt, task.holdout)
+                    scores += [r.score for r in answered]
+                rows += task.holdout
+            evaluation.finished()
+    except optimizer.OptimizerError as error:
+        raise NoWork("search_failed", str(error)) from error
+    return paired.measure(rows, before, after)
+
+
+def _search_task(domain: Domain, task: CuratedTask, most: int) -> optimizer.SearchTask:
+    """The task with the examples to replay as its holdout: which they are is the cluster hash's choice."""
+    everything = sorted((e for e in (*task.reflect, *task.select, *task.holdout) if e.answers), key=lambda e: e.cluster)
+    return optimizer.SearchTask(
+        name=task.name,
+        user_prompt=task.template.text,
+        judge=convert.judge_spec(task.judge),
+        domain=domain.name,
+        role="unseen",
+        holdout=tuple(map(convert.example, everything[:most])),
+        origin="traffic",
+    )
