@@ -93,7 +93,12 @@ async def get_run(id: Id, registry: Registry_, _who: Viewer) -> Response:
     return answer(await registry.get_run(id))
 
 
-@router.get("/api/runs/{id}/events", responses=gives(str, missing=True))
+_EVENTS = {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+@router.get(
+    "/api/runs/{id}/events", responses={**gives(str, missing=True), 200: _EVENTS}, response_class=StreamingResponse
+)
 async def run_events(
     id: Id,
     registry: Registry_,
