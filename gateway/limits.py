@@ -90,7 +90,17 @@ class _Rate:
 class _Book:
     """What one key has used."""
 
-    __slots__ = ("ends", "in_flight", "in_flight_told", "others_in_flight", "requests", "spent", "tokens", "touched")
+    __slots__ = (
+        "ends",
+        "heard",
+        "in_flight",
+        "in_flight_told",
+        "others_in_flight",
+        "requests",
+        "spent",
+        "tokens",
+        "touched",
+    )
 
     def __init__(self, minute: int, day: int) -> None:
         self.requests = _Rate(minute)
@@ -99,6 +109,8 @@ class _Book:
         self.in_flight = 0
         self.in_flight_told = 0
         self.others_in_flight = 0.0
+        self.heard = minute
+        """The minute in which the fleet's counts last came."""
         self.touched = True
         self.ends = (minute + 1) * MINUTE
         """When the minute ends that was last rolled to."""
@@ -106,6 +118,8 @@ class _Book:
     def roll(self, minute: int, day: int) -> None:
         if minute != self.requests.now.index:
             self.in_flight_told = 0  # a new minute's counters begin at zero
+            if minute > self.heard + 1:
+                self.others_in_flight = 0.0  # the fleet has been silent for a whole minute
         self.ends = (minute + 1) * MINUTE
         self.requests.roll(minute)
         self.tokens.roll(minute)
@@ -286,6 +300,7 @@ class KeyLimits:
             book.requests.now.learn(requests, fields.get("requests", 0.0))
             book.tokens.now.learn(tokens, fields.get("tokens", 0.0))
             book.in_flight_told = in_flight
+            book.heard = minute
             others = (count for field, count in fields.items() if field.startswith("in_flight:") and field != mine)
             book.others_in_flight = max(0.0, sum(others))
 

@@ -209,6 +209,22 @@ async def test_per_worker_while_the_registry_is_down_and_caught_up_after(registr
     assert two.admit(app, 0) is not None
 
 
+async def test_what_others_had_in_flight_is_forgotten_when_the_fleet_is_silent(registry: Registry) -> None:
+    clock = Clock(NOW - NOW % 60)
+    app = key(parallel=1)
+    one, two = limits(clock, "w1", registry.add_usage), limits(clock, "w2", registry.add_usage)
+    assert one.admit(app, 0) is None
+    await one.reconcile()
+    assert two.admit(app, 0) is None
+    await two.reconcile()  # from here on the registry is down
+    two.settle(exchange(app, clock))
+    assert two.admit(app, 0) is not None
+    clock.now += 60
+    assert two.admit(app, 0) is not None
+    clock.now += 60
+    assert two.admit(app, 0) is None
+
+
 async def test_the_background_task_survives_a_registry_that_is_down() -> None:
     calls = 0
 
