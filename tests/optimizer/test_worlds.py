@@ -36,7 +36,6 @@ from optimizer.worlds import (
     world_tasks,
 )
 
-
 pytestmark = pytest.mark.timeout(600)  # whole searches; a crowded machine may give them little of its time
 
 
