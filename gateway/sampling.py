@@ -43,6 +43,8 @@ SHARE_EVERY = 1.0
 SWITCH_INTERVAL = 0.0005
 """Seconds for which the scrubbing thread may hold up the requests' thread (Python's default: 0.005)."""
 BATCH = 500
+BATCH_READ = 50
+"""Exchanges of a batch that are read and scrubbed: a fraction of a second's work."""
 MAX_QUEUED_BYTES = 16 << 20
 OUTCOMES_PER_SECOND = 200
 READS_PER_SECOND = 50
@@ -252,7 +254,11 @@ class Sampler:
                     await self.reconcile()
 
     async def _write_batch(self) -> None:
-        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        batch: list[_Queued] = []
+        read = 0
+        while self._queue and len(batch) < BATCH and read < BATCH_READ:
+            batch.append(self._queue.popleft())
+            read += batch[-1].exchange is not None
         self._queued_bytes -= sum(item.size for item in batch)
         samples, outcomes = await asyncio.to_thread(self._prepare, batch)
         try:
