@@ -83,9 +83,10 @@ class Operator:
 
     # --- moving -----------------------------------------------------------------------------------------------------
 
-    def optimize(self, *, unseen: list[str], why: str) -> str:
+    def optimize(self, *, unseen: list[str], options: Json, why: str) -> str:
         """Ask for a search; the run's id."""
-        return str(self._call("POST", self._path("optimize"), {"unseen": unseen, "why": why})["run"])
+        body = {"unseen": unseen, "options": options, "why": why}
+        return str(self._call("POST", self._path("optimize"), body)["run"])
 
     def add_version(self, text: str) -> int:
         return int(self._call("POST", self._path("versions"), {"system_prompt": text})["version"])

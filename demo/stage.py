@@ -34,17 +34,19 @@ KEY_NAMES = ("DEMO_APP_KEY", "DEMO_SEARCH_KEY", "DEMO_OPERATOR_KEY")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; ``traffic`` and ``unseen`` are rows per task, ``calls`` is the search's budget."""
+    """How much of everything: rows per source task and of the unseen one, calls of the search with its confirmation,
+    items of each of the gate's three safety suites, exchanges of the canary."""
 
     traffic: int
     unseen: int
     calls: int
+    safety: int
     canary: int
 
 
 SIZES = {
-    "full": Sizes(traffic=136, unseen=64, calls=1000, canary=24),
-    "small": Sizes(traffic=12, unseen=6, calls=120, canary=6),
+    "full": Sizes(traffic=136, unseen=64, calls=1080, safety=12, canary=24),
+    "small": Sizes(traffic=12, unseen=6, calls=120, safety=2, canary=6),
 }
 
 
@@ -147,7 +149,9 @@ def config_of(models: list[LocalModel], sizes: Sizes, listen: str) -> dict[str, 
     """The demo's config file as a mapping."""
     base = models[0]
     writer = next((model for model in models if model.role == "optimizer"), None)
-    task = {"user_prompt": USER_PROMPT, "judge": {"kind": "choice", "labels": list(LABELS), "lenient": True}}
+    # A 135M model obeys no format: the first label that it names counts. A model that obeys is held to the bare label.
+    judge = {"kind": "choice", "labels": list(LABELS), "lenient": writer is None}
+    task = {"user_prompt": USER_PROMPT, "judge": judge}
     return {
         "home": ".",
         "listen": listen,

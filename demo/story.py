@@ -153,7 +153,8 @@ def search(telling: Telling) -> Json:
     show.step("A re-optimization is asked for; the search runs in the jobs worker")
     run_id = telling.facts.get("run")
     if run_id is None:
-        run_id = operator.optimize(unseen=[UNSEEN], why="the demo's references have arrived")
+        options = {"safety_per_suite": telling.sizes.safety}
+        run_id = operator.optimize(unseen=[UNSEEN], options=options, why="the demo's references have arrived")
         telling.keep(run=run_id)
     show.fact(
         f"run {run_id}, at most {telling.sizes.calls} calls; held-out examples: half of each task; unseen: {UNSEEN}"
@@ -188,8 +189,8 @@ def bring_to_traffic(telling: Telling, run: Json) -> None:
         text = found if found and found != FIRST_PROMPT else REHEARSAL_PROMPT
         number = telling.operator.add_version(text)
         telling.keep(version=number, finalist=number if text == found else None, promoted_by="operator_rehearsal")
-        outcome = gate.get("outcome", "nothing, since no search was possible")
-        why = f"REHEARSAL by the operator; the gate said {outcome}"
+        outcome = f"the gate said {gate['outcome']}" if gate else "there was nothing to put before the gate"
+        why = f"REHEARSAL by the operator; {outcome}"
     promote(telling, telling.facts["version"], why)
 
 
