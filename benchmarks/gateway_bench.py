@@ -189,8 +189,9 @@ http {{
 
 TENSORZERO = """
 import sys, time, tensorzero.tensorzero as t
-g = t._start_http_gateway(config_file=sys.argv[1], clickhouse_url=None, postgres_url=None, valkey_url=None,
-async_setup=False) print(g.base_url, flush=True)
+nothing = dict(clickhouse_url=None, postgres_url=None, valkey_url=None, async_setup=False)
+gateway = t._start_http_gateway(config_file=sys.argv[1], **nothing)
+print(gateway.base_url, flush=True)
 time.sleep(100000)
 """
 
