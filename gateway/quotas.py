@@ -17,6 +17,12 @@ def drawn(identity: str, share: float) -> bool:
     return crc32(identity.encode()) < share * 2**32  # ids are random already: this only spreads them evenly
 
 
+MOST_TASKS = 50
+"""Task names of an hour that get room of their own: callers make them up, so there must be an end."""
+OTHER = "other"
+"""The task of all further ones; curation watches it and learns nothing from it."""
+
+
 class HourlyRoom:
     """How much of one domain's hour is taken, by task, key and unit."""
 
@@ -31,10 +37,14 @@ class HourlyRoom:
         self._keys: dict[str, int] = {}
         self._units: dict[str, int] = {}
 
+    def stratum(self, task: str) -> str:
+        """The task itself, or `OTHER` when there are too many."""
+        return task if task in self._tasks or len(self._tasks) < MOST_TASKS else OTHER
+
     def take(
         self, policy: SamplePolicy, task: str, key: str, unit: str, *, into: float, per_unit: int, key_share: float
     ) -> bool:
-        """Take one place, ``into`` (0..1) the hour; False when there is none for this task, key or unit."""
+        """Take one place, ``into`` (0..1) the hour; False when task (a `stratum`), key or unit has had its share."""
         cap = policy.per_hour
         mine = self._tasks.setdefault(task, 0)
         keys = self._keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -11,6 +11,9 @@ from gateway.feedback import record_id
 from gateway.scrub import DETECTORS, Detector, Scrubber
 from gateway.transcript import Answer, Conversation, read_answer, read_request
 from registry import Message, Sample, Task, unit_digest
+
+MOST_NAME = 128
+"""Characters of a task's or a model's name."""
 
 
 def read_exchange(exchange: Exchange) -> tuple[Conversation, Answer]:
@@ -38,28 +41,39 @@ def bad_format(said: Conversation, answer: Answer, task: Task | None) -> bool:
     return kind in {"number", "math"} and not any(char.isdigit() for char in answer.text)
 
 
+def _name(text: str) -> str:
+    """A name as it may stand in a key: printable, and not long."""
+    return "".join(char for char in text[:MOST_NAME] if char.isprintable())
+
+
 def make_sample(
     exchange: Exchange,
     domain: str,
+    task: str,
     said: Conversation,
     answer: Answer,
+    *,
     share: float,
+    declared: Collection[str] = (),
     detectors: Sequence[Detector] = DETECTORS,
 ) -> Sample:
-    """The scrubbed record of one exchange: one scrubber over all its texts, so that placeholders agree."""
+    """The scrubbed record of one exchange: one scrubber over all its texts, so that placeholders agree.
+
+    Task and model are texts of the caller's too, unless the domain declares the task.
+    """
     scrub = Scrubber(detectors)
     usage = exchange.usage
     return Sample(
         id=record_id(exchange),
         domain=domain,
-        task=exchange.task,
+        task=task if task in declared else scrub(_name(task)),
         at=exchange.started,
         key=exchange.key.id if exchange.key else "",
         unit=unit_digest(exchange.unit),
         unit_is_fallback=exchange.unit_is_fallback,
         arm=exchange.arm,
         version=exchange.version if exchange.served_domain == domain else None,
-        model=exchange.target.model if exchange.target else exchange.model,
+        model=scrub(_name(exchange.target.model if exchange.target else exchange.model)),
         messages=tuple(Message(role=message.role, content=scrub(message.content)) for message in said.messages),
         answer=scrub(answer.text),
         finish=answer.finish,

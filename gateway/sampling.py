@@ -72,7 +72,8 @@ class _Queued(msgspec.Struct):
     outcome: Outcome | None
     exchange: Exchange | None
     domain: str
-    keep: bool
+    task: str | None
+    """The task under which it is kept; None when only its numbers are."""
     share: float
     size: int = 0
 
@@ -144,7 +145,8 @@ class Sampler:
             return
         now = self._clock()
         outcome = self._outcome(exchange, identity, now)
-        keep = chosen and self._has_room(exchange, domain, policy, now)
+        task = self._has_room(exchange, domain, policy, now) if chosen else None
+        keep = task is not None
         read = keep or (outcome is not None and exchange.ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
         if outcome is None and not keep:
             return
@@ -156,9 +158,9 @@ class Sampler:
             self._counts.dropped("queue_bytes")
             if outcome is None:
                 return
-            read = keep = False
+            read, task = False, None
             size = 0
-        self._queue.append(_Queued(outcome, exchange if read else None, domain, keep, policy.share, size))
+        self._queue.append(_Queued(outcome, exchange if read else None, domain, task, policy.share, size))
         self._queued_bytes += size
         self._idle.clear()
         if len(self._queue) >= BATCH:
@@ -188,20 +190,22 @@ class Sampler:
             exchange=identity,
         )
 
-    def _has_room(self, exchange: Exchange, domain: str, policy: SamplePolicy, now: float) -> bool:
+    def _has_room(self, exchange: Exchange, domain: str, policy: SamplePolicy, now: float) -> str | None:
+        """The task under which the exchange is kept; None when it is not."""
         if len(exchange.request) > MAX_REQUEST or exchange.reply_size > sum(map(len, exchange.reply)):
             self._counts.dropped("too_long")
-            return False
+            return None
         hour = int(now // HOUR)
         room = self._rooms.get(domain)
         if room is None or room.hour != hour:
             room = self._rooms[domain] = HourlyRoom(hour)
         if room.total >= ceil(policy.per_hour / self._fleet):
             self._counts.sample(domain, kept=False)
-            return False
+            return None
+        task = room.stratum(exchange.task)
         kept = room.take(
             policy,
-            exchange.task,
+            task,
             exchange.key.id if exchange.key else "",
             exchange.unit,
             into=now % HOUR / HOUR,
@@ -209,7 +213,7 @@ class Sampler:
             key_share=self._key_share,
         )
         self._counts.sample(domain, kept=kept)
-        return kept
+        return task if kept else None
 
     # --- behind it ----------------------------------------------------------------------------------------------------
 
@@ -311,14 +315,22 @@ class Sampler:
                 except Unreadable:
                     self._counts.dropped("unreadable")
                 else:
-                    task = self._tasks.get(item.domain, {}).get(item.exchange.task)
+                    declared = self._tasks.get(item.domain, {})
                     if outcome is not None:
-                        outcome = msgspec.structs.replace(
-                            outcome, refusal=answer.refusal, bad_format=bad_format(said, answer, task)
-                        )
-                    if item.keep:
+                        wrong = bad_format(said, answer, declared.get(item.exchange.task))
+                        outcome = msgspec.structs.replace(outcome, refusal=answer.refusal, bad_format=wrong)
+                    if item.task is not None:
                         samples.append(
-                            make_sample(item.exchange, item.domain, said, answer, item.share, self._detectors)
+                            make_sample(
+                                item.exchange,
+                                item.domain,
+                                item.task,
+                                said,
+                                answer,
+                                share=item.share,
+                                declared=declared.keys(),
+                                detectors=self._detectors,
+                            )
                         )
             if outcome is not None:
                 outcomes.append(outcome)

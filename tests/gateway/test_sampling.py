@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateway.exchange import Exchange, Target, Usage
 from gateway.limits import exchange_cost
 from gateway.prices import Price, Prices
-from gateway.quotas import HourlyRoom, drawn
+from gateway.quotas import MOST_TASKS, HourlyRoom, drawn
 from gateway.sampling import MAX_QUEUED_BYTES, OUTCOMES_PER_SECOND, Sampler
 from registry import (
     Deployment,
@@ -148,6 +148,16 @@ async def test_what_is_never_kept() -> None:
         "x1": False, "x2": True, "x3": True, "x4": False, "x9": False, "x10": False, "x11": False,
     }  # fmt: skip
     assert counts.drops == {"too_long": 2, "unreadable": 1}
+
+
+async def test_names_that_callers_make_up_are_bounded_and_scrubbed() -> None:
+    shelf = Shelf()
+    names = ["label", "mail bob@example.com", "x" * 5000, "a\nb", *(f"t{number}" for number in range(100))]
+    await written(sampler(shelf, Counts()), *(exchange(n, task=name, model="m" * 999) for n, name in enumerate(names)))
+    tasks = [sample.task for sample in shelf.samples]
+    assert tasks[:4] == ["label", "mail <EMAIL_1>", "x" * 128, "ab"]
+    assert len(set(tasks)) == MOST_TASKS + 1
+    assert tasks[-1] == "other"
 
 
 async def test_a_parents_version_is_the_parents_outcome() -> None:
