@@ -44,6 +44,9 @@ class Acknowledged:
     notes: list[tuple[str, int, str]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
+    def count(self) -> int:
+        return len(self.versions) + len(self.moves) + len(self.notes) + len(self.keys)
+
 
 @dataclass
 class Report:
@@ -77,7 +80,7 @@ async def kill_story(home: Path, kills: int, *, seed: int = 20261120, writers: i
             for number in range(writers)
         ]
         for _ in range(kills):
-            await asyncio.sleep(chance.expovariate(1 / 0.03))
+            await _some_writes(kept, chance)
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.restart)
         stop.set()
@@ -95,6 +98,15 @@ async def kill_story(home: Path, kills: int, *, seed: int = 20261120, writers: i
         refused=refused[0],
         problems=problems,
     )
+
+
+async def _some_writes(kept: Acknowledged, chance: random.Random) -> None:
+    """Until a random number of acknowledgements more, and a moment: the kill hits the middle of something."""
+    enough = kept.count() + chance.randint(0, 12)
+    until = time.monotonic() + 2.0
+    while kept.count() < enough and time.monotonic() < until:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(chance.expovariate(1 / 0.003))
 
 
 async def _until_acknowledged(wish: Callable[[], Awaitable[object]]) -> object:

@@ -20,7 +20,7 @@ import os
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -36,6 +36,7 @@ _MOMENTARY = re.compile(r"^[ctj]:\{[^}]*\}:(lease$|request:|batch:|usage:|dirty$
 _FRAME = struct.Struct(">I")
 _LONGEST = 2**31
 _BATCH = 200
+_PATIENCE = 60.0
 Frame = tuple[str, str, float | None, Any]
 
 
@@ -59,8 +60,23 @@ class _Writer:
         self._stream.close()  # type: ignore[no-untyped-call]
 
 
+@contextlib.asynccontextmanager
+async def _patient(redis: Connection) -> AsyncIterator[Connection]:
+    """A connection of its own that waits longer: large values and a busy disk are to be expected here."""
+    connection = await Connection.open(redis.url, prefix=redis.keys.prefix, answer_timeout=_PATIENCE)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def backup(redis: Connection, path: Path, *, clock: Callable[[], float]) -> int:
     """Write the file (whole or not at all); returns the number of keys in it. Raises RegistryError."""
+    async with _patient(redis) as patient:
+        return await _backup(patient, path, clock)
+
+
+async def _backup(redis: Connection, path: Path, clock: Callable[[], float]) -> int:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with draft.open("wb") as file:
@@ -119,6 +135,11 @@ async def _write_keys(
         return
     for start in range(0, len(keys), _BATCH):
         page = keys[start : start + _BATCH]
+        if not redis.clustered:  # without slots, one script reads them all: far fewer answers to take apart
+            answer = await redis.read("dump_group", [key.decode() for key in page], ())
+            _write_answer(writer, answer, redis.keys.prefix, clock())
+            await asyncio.sleep(0)
+            continue
         kinds = await redis.many([("TYPE", key) for key in page])
         reads = [(key, kind.decode()) for key, kind in zip(page, kinds, strict=True) if kind.decode() in _READ]
         values = await redis.many(
@@ -217,6 +238,11 @@ async def restore(
     ``clock``: leave out what has expired since. Raises Refused (something is here already and not ``overwrite``; the
     file is of a newer program), Corrupt (nothing was written).
     """
+    async with _patient(redis) as patient:
+        return await _restore(patient, path, overwrite, clock)
+
+
+async def _restore(redis: Connection, path: Path, overwrite: bool, clock: Callable[[], float] | None) -> int:
     head: Any = None
     for position, frame in enumerate(read_frames(path)):
         if position == 0:
@@ -268,6 +294,9 @@ async def _write_batch(redis: Connection, batch: list[Frame]) -> None:
     commands: list[tuple[Any, ...]] = []
     for name, kind, expires, value in batch:
         key = f"{redis.keys.prefix}:{name}"
+        if kind == "string":
+            commands.append(("SET", key, value, *(("PXAT", int(expires * 1000)) if expires is not None else ())))
+            continue
         commands += _commands(key, kind, value)
         if expires is not None:
             commands.append(("PEXPIREAT", key, int(expires * 1000)))
@@ -275,9 +304,6 @@ async def _write_batch(redis: Connection, batch: list[Frame]) -> None:
 
 
 def _commands(key: str, kind: str, value: Any) -> Iterator[tuple[Any, ...]]:
-    if kind == "string":
-        yield ("SET", key, value)
-        return
     if kind == "stream":
         for entry_id, fields in value:
             yield ("XADD", key, entry_id, *fields)

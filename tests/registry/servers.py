@@ -107,7 +107,7 @@ def single(binary: Path, folder: Path, *options: str) -> Iterator[tuple[str, Ser
 
 @contextlib.contextmanager
 def cluster(folder: Path, nodes: int = 3, durable: bool = True) -> Iterator[tuple[str, list[Server]]]:
-    """A real cluster on loopback: its address and its nodes. Without ``durable`` it keeps nothing on disk, and is quick."""
+    """A real cluster on loopback: its address and its nodes. Not ``durable``: nothing on disk, and quick."""
     binary = find_server()
     ports = free_ports(2 * nodes)
     servers: list[Server] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from registry import (
     content_hash,
     watch,
 )
+from registry.connection import Connection
 from registry.snapshot import read_snapshot, write_snapshot
 from tests.registry import servers
 from tests.registry.conftest import NOW, Clock, Connect, domain_with_versions
@@ -122,6 +124,27 @@ async def test_a_lost_message_costs_a_second_not_for_ever(
     one = await start(registry.connection.url)
     await registry.promote("support", 2, actor="a", why="")
     await one.until(lambda s: s.domains["support"].deployment.stable == 2)
+
+
+async def test_a_push_alone_is_enough(
+    registry: Registry, connect: Connect, signer: Signer, prefix: str, clock: Clock
+) -> None:
+    """With an epoch check every minute, the push brings the move."""
+    await domain_with_versions(registry)
+    watched = Watched(
+        lambda on: SnapshotWatcher(
+            lambda: Connection.open(registry.connection.url, prefix=prefix), None, signer.public, on, check_every=60
+        )
+    )
+    await watched.watcher.start(5)
+    end = time.monotonic() + 20
+    for number in itertools.cycle((2, 3)):  # the subscription may still be on its way
+        await registry.promote("support", number, actor="a", why="")
+        await asyncio.sleep(0.05)
+        if watched.current.domains["support"].deployment.stable == number:
+            break
+        assert time.monotonic() < end
+    await watched.watcher.stop()
 
 
 async def test_in_a_cluster_a_writer_that_dies_half_way_delays_nobody(
