@@ -18,7 +18,7 @@ from jobs.policy import AUTOMATIC, CacheCost, Case, Verdict
 from jobs.searchplan import RunPlan
 from jobs.settings import find_endpoint
 from jobs.work import Work
-from registry import Approval, Conflict, Domain, GateOutcome, MoveKind, NotFound, Outcome, Refused, Run
+from registry import Approval, Conflict, Deployment, Domain, GateOutcome, MoveKind, NotFound, Outcome, Refused, Run
 
 CACHE_LIFE = 600.0
 """Seconds for which a provider keeps a conversation's prefix: who spoke within it pays when the prefix changes."""
@@ -80,10 +80,12 @@ async def after_gate(work: Work, domain: Domain, ended: Run, plan: RunPlan, numb
     return f"on canary at {domain.canary.stages[0]:.0%}"
 
 
-async def ask(work: Work, domain: str, number: int, kind: MoveKind, verdict: Verdict, run_id: str | None) -> str:
-    """Write the question for a person, once per version and kind of move."""
+async def ask(
+    work: Work, domain: str, number: int, kind: MoveKind, verdict: Verdict, run_id: str | None, trial: str = ""
+) -> str:
+    """Write the question for a person, once per version, kind of move and trial (a run, or a canary's experiment)."""
     approval = Approval(
-        id=f"{domain}-{number}-{kind}-{(run_id or 'canary')[:12]}",
+        id=question_id(domain, number, kind, trial or run_id or "asked"),
         domain=domain,
         version=number,
         kind=kind,
@@ -93,6 +95,19 @@ async def ask(work: Work, domain: str, number: int, kind: MoveKind, verdict: Ver
     )
     await work.registry.put_approval(approval)
     return f"waits for a person: {verdict.reason}"
+
+
+def question_id(domain: str, number: int, kind: MoveKind, trial: str) -> str:
+    """The same question has the same id, so that it is asked once."""
+    return f"{domain}-{number}-{kind}-{trial[-16:]}"
+
+
+def questions_of(domain: str, pointers: Deployment) -> set[str]:
+    """What a running canary may have asked: whether to go on growing, whether to become stable."""
+    if pointers.canary is None:
+        return set()
+    kinds: tuple[MoveKind, ...] = ("share", "promote")
+    return {question_id(domain, pointers.canary, kind, pointers.experiment) for kind in kinds}
 
 
 def _outcome(ended: Run) -> GateOutcome:

@@ -45,6 +45,8 @@ async def run(work: Work) -> str:
 
 async def _ramp(work: Work, domain: Domain, pointers: Deployment) -> str:
     started, stage_started = await began(work, domain.name, pointers)
+    if await _rejected(work, domain.name, pointers):
+        return "A person rejected it; the canary has ended."
     samples = await _samples(work, domain.name, started)
     outcomes = await _outcomes(work, domain.name, started)
     control, candidate = (
@@ -55,6 +57,18 @@ async def _ramp(work: Work, domain: Domain, pointers: Deployment) -> str:
     decision = decide(domain.canary, pointers, experiment, control, candidate, now=work.clock(), rules=rules)
     await _carry_out(work, domain, pointers, decision)
     return decision.reason
+
+
+async def _rejected(work: Work, domain: str, pointers: Deployment) -> bool:
+    """End the canary when a person has answered a question of its own (finish? go on growing?) with no."""
+    for approval in await work.registry.list_approvals(domain):
+        if approval.decision == "rejected" and approval.id in advance.questions_of(domain, pointers):
+            why = f"rejected: {approval.why or approval.reason}"
+            await work.registry.abort(
+                domain, actor=approval.by, why=why, if_epoch=pointers.epoch, request_id=f"rejected-{approval.id}"
+            )
+            return True
+    return False
 
 
 async def _holdback(work: Work, domain: Domain, pointers: Deployment) -> str:
@@ -218,7 +232,7 @@ async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Deci
     elif decision.action == "end_holdback":
         await registry.set_holdback(name, None, **told)
     elif decision.action == "pause" and pointers.canary is not None:
-        await advance.ask(work, name, pointers.canary, "share", Verdict("ask", (decision.reason,)), None)
+        await advance.ask(work, name, pointers.canary, "share", Verdict("ask", (decision.reason,)), None, trial)
     elif decision.action == "promote" and pointers.canary is not None:
         await _promote(work, domain, pointers, told)
     await registry.append_audit(
@@ -249,7 +263,9 @@ async def _promote(work: Work, domain: Domain, pointers: Deployment, told: dict[
     case = msgspec.structs.replace(case, canary_by_person=await _started_by_person(work, domain.name, pointers))
     verdict = policy.may_finish(case)
     if verdict.step == "ask":
-        await advance.ask(work, domain.name, version.number, "promote", verdict, version.lineage.run)
+        await advance.ask(
+            work, domain.name, version.number, "promote", verdict, version.lineage.run, pointers.experiment
+        )
         return
     old = pointers.stable
     moved = await work.registry.promote(domain.name, version.number, **told)

@@ -52,14 +52,14 @@ def _settings(ctx: click.Context) -> Settings:
     return load_settings(path if given or path.is_file() else None)
 
 
-def _with_registry(ctx: click.Context, what: Callable[[Registry, Settings], Awaitable[R]]) -> R:
-    """Open the registry, do one thing, close it."""
+def _with_registry(ctx: click.Context, what: Callable[[Registry, Settings], Awaitable[R]], *, sign: bool = False) -> R:
+    """Open the registry, do one thing, close it. ``sign``: it may write versions."""
     from jobs.connect import open_registry
 
     settings = _settings(ctx)
 
     async def main() -> R:
-        async with open_registry(settings) as registry:
+        async with open_registry(settings, sign=sign) as registry:
             return await what(registry, settings)
 
     return asyncio.run(main())
@@ -151,7 +151,7 @@ def run_now(
         waits = "" if await registry.lease_holder("scheduler") else "; no scheduler is running, so it waits for one"
         return f"asked for: {trigger.id}{waits}"
 
-    click.echo(_with_registry(ctx, main))
+    click.echo(_with_registry(ctx, main, sign=here))
 
 
 @jobs.command("report")

@@ -29,12 +29,12 @@ def redis_address(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def open_registry(settings: Settings, *, patience: float = 0.0) -> AsyncIterator[Registry]:
-    """The registry, able to sign versions. Raises JobsError, RegistryUnavailable after ``patience`` seconds."""
+async def open_registry(settings: Settings, *, patience: float = 0.0, sign: bool = False) -> AsyncIterator[Registry]:
+    """The registry; ``sign``: it may write versions. Raises JobsError, RegistryUnavailable (after ``patience`` s)."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     told = False
-    signer = Signer.load_or_create(settings.signing_key_path)
+    signer = Signer.load_or_create(settings.signing_key_path) if sign else None
     while True:
         try:
             registry = await Registry.from_settings(settings, redis_address(settings), signer=signer)
@@ -56,7 +56,7 @@ async def open_registry(settings: Settings, *, patience: float = 0.0) -> AsyncIt
 async def open_both(settings: Settings, *, patience: float = PATIENCE) -> AsyncIterator[tuple[Registry, Queue]]:
     """Registry and queue of one process."""
     async with (
-        open_registry(settings, patience=patience) as registry,
+        open_registry(settings, patience=patience, sign=True) as registry,
         Queue(redis_address(settings), settings.redis_prefix) as queue,
     ):
         yield registry, queue

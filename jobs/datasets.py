@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from jobs.curate import Curation, Sizes, curate, freeze, spent_clusters
@@ -28,7 +29,7 @@ async def prepare(work: Work, domain: Domain, sizes: Sizes | None = None) -> Cur
     """Curate the domain's samples; what earlier runs confirmed on is not confirmed on again."""
     samples = await work.registry.samples(domain.name, limit=MOST_SAMPLES)
     spent = spent_clusters(await holdouts_used(work.registry, domain.name))
-    found = curate(domain, samples, spent=spent, sizes=sizes)
+    found = await asyncio.to_thread(curate, domain, samples, spent=spent, sizes=sizes)
     for reason, count in found.all_dropped().items():
         work.metrics.left_out.labels(domain.name, reason).inc(count)
     return found

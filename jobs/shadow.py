@@ -7,6 +7,8 @@ expose nobody. What was found stands in the audit as ``shadow``; it moves no poi
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 import optimizer
@@ -64,7 +66,7 @@ async def contenders(work: Work, domain: Domain) -> tuple[Version, Version]:
 async def fresh_tasks(work: Work, domain: Domain, *, since: float) -> list[CuratedTask]:
     """Tasks made of samples that no search for this version can have seen, with references from people."""
     samples = await work.registry.samples(domain.name, since=since, reservoir="representative", limit=MOST_SAMPLES)
-    found = curate(domain, samples, sizes=Sizes(most=(ROWS, ROWS, ROWS)))
+    found = await asyncio.to_thread(curate, domain, samples, sizes=Sizes(most=(ROWS, ROWS, ROWS)))
     tasks = [t for t in found.tasks if t.judge.kind != "rubric" and t.referenced > 0]
     if not tasks:
         raise NoWork("no_samples", f"No samples of {domain.name!r} with references are newer than the version.")

@@ -161,6 +161,8 @@ async def test_the_domain_is_deleted_under_way(
     made = len(model.calls)
     await asyncio.sleep(0.2)
     assert len(model.calls) == made, "nothing is paid for after the end"
+    (run,) = await registry.list_runs("shop")
+    assert run.state == "cancelled" and "deleted" in run.reason
 
 
 async def test_an_operator_cancels(

@@ -129,6 +129,25 @@ async def test_a_manual_domain_asks_before_promoting(registry: Registry, setting
     assert promoted[0].actor == "ops" and len(promoted) == 2
 
 
+async def test_a_canary_that_a_person_rejects_ends(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry, promotion="manual")
+    await registry.set_share("shop", 0.5, actor="ops", why="all")
+    await _traffic(registry, clock, 500)
+    await _look(registry, settings, clock)
+    (approval,) = await registry.list_approvals()
+    await registry.decide_approval(approval.id, "rejected", by="ops", why="not its tone")
+    assert "rejected" in await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.canary) == (1, None)
+    (last,) = await registry.history("shop", limit=1, moves_only=True)
+    assert last.actor == "ops" and "not its tone" in last.why
+    await registry.canary("shop", 2, 0.5, actor="ops", why="once more")
+    await _traffic(registry, clock, 500, seed=7)
+    assert "Not worse" in await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).canary == 2, "a new canary is asked about anew"
+    assert len(await registry.list_approvals("shop", waiting_only=True)) == 1
+
+
 async def test_harm_is_rolled_back_and_blocked(registry: Registry, settings: Settings, clock: Clock) -> None:
     await _on_canary(registry, promotion="auto")
     await _traffic(registry, clock, 300, good=(0.8, 0.5))
