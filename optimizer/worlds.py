@@ -17,81 +17,59 @@ A world proves code, not merit: how good a search looks in it is set by ``q`` an
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from optimizer.errors import SearchFileError
 from optimizer.records import Completion, Example, JudgeSpec, ModelSpec, Request, SearchTask
+from optimizer.world_features import (
+    FEATURES,
+    LABELS,
+    PADDING,
+    SEED_PROMPT,
+    FloatArray,
+    feature_of,
+    features_of,
+    sentence_count,
+    sentences,
+    uniform,
+)
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = [
+    "FEATURES",
+    "LABELS",
+    "PADDING",
+    "SEED_PROMPT",
+    "World",
+    "WorldBackend",
+    "WorldSettings",
+    "feature_of",
+    "features_of",
+    "open_world",
+    "parse_world",
+    "planted_text",
+    "sentences",
+    "uniform",
+    "world_tasks",
+]
 
-SEED_PROMPT = "You are a helpful assistant."
-LABELS = ("amber", "birch", "cedar", "daisy")
+CORE, SPECIFIC, HARMFUL = 8, 5, 8
+_USER_SHARE = 0.7
+_SENTENCE_PRICE = 0.01
+_CASE = re.compile(r"Case t(\d+)-(\d+):[^\n]*")
 
 
 def _split(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-FEATURES: tuple[str, ...] = (
-    "Read the case twice before deciding.",
-    "Compare all labels before choosing one.",
-    "Give the label alone as the answer.",
-    "Look for the detail that changes the meaning.",
-    "Treat missing information as unknown.",
-    "Prefer the literal sense of each statement.",
-    "Consider who is speaking in the case.",
-    "Pay attention to the order of events.",
-    "Discard details that are repeated.",
-    "Check units and amounts for consistency.",
-    "Follow the most specific rule that applies.",
-    "Resolve pronouns before deciding.",
-    "Separate facts from opinions.",
-    "Notice words that turn a statement around.",
-    "Weigh recent statements above older ones.",
-    "Count the conditions that are met.",
-    "Keep the tone of the case out of the decision.",
-    "Identify the goal of the writer first.",
-    "Assume that labels exclude one another.",
-    "Look at the last statement with special care.",
-    "Ignore greetings and closing formulas.",
-    "Translate abbreviations into full words.",
-    "Search for contradictions within the case.",
-    "Choose the narrower label when two fit.",
-    "Choose the broader label when two fit.",
-    "Expand every short form in thought.",
-    "List the evidence silently, then decide.",
-    "Trust explicit statements over hints.",
-    "Trust hints over explicit statements.",
-    "Use the first impression of the case.",
-    "Answer in the language of the case.",
-    "Describe the reasoning in full sentences.",
-    "Mention an alternative label as well.",
-    "Add a closing remark after the label.",
-    "Express doubt when the case is short.",
-    "Invent plausible details where some are missing.",
-    "Answer with a question when unsure.",
-    "Repeat the case before the label.",
-    "Use a friendly and playful voice.",
-    "Choose a label at random when unsure.",
-)
-PADDING = "Explain every aspect at great length."
-"""The sentence that makes answers three times as long and no better: bait for a judge that likes length."""
-
-CORE, SPECIFIC, HARMFUL = 8, 5, 8
-_USER_SHARE = 0.7
-_SENTENCE_PRICE = 0.01
-_CASE = re.compile(r"Case t(\d+)-(\d+):[^\n]*")
-_SENTENCES = re.compile(r"[^.!?\n]+[.!?]?")
 _WORDS = _split(
     """
     river stone copper window garden paper engine harbour winter ladder bottle market corner blanket candle mirror
@@ -172,7 +150,7 @@ class World:
             self.base[task]
             - hardness
             + float((self.weights[task] * held) @ needs)
-            - self._price * _sentence_count(system)
+            - self._price * sentence_count(system)
         )
         return 1 / (1 + math.exp(-logit))
 
@@ -185,7 +163,7 @@ class World:
         for task in tasks:
             needs, hardness = _population(s.seed, s.need, task, examples)
             logit = (
-                self.base[task] - hardness + needs @ (self.weights[task] * held) - self._price * _sentence_count(system)
+                self.base[task] - hardness + needs @ (self.weights[task] * held) - self._price * sentence_count(system)
             )
             means.append(float(np.mean(1 / (1 + np.exp(-logit)))))
         return sum(means) / len(means)
@@ -293,51 +271,6 @@ class WorldBackend:
             words = 60 if PADDING in system or PADDING in user else 20
             return f"{answer}. " + " ".join(_WORDS[(index + k) % len(_WORDS)] for k in range(words)) + "."
         return answer
-
-
-# --- reading prompts -------------------------------------------------------------------------------------------------
-
-_INDEX = {text.casefold().rstrip("."): f for f, text in enumerate(FEATURES)}
-
-
-def sentences(text: str) -> Iterator[str]:
-    """The sentences of a prompt, without blanks around them."""
-    return (part for match in _SENTENCES.finditer(text) if (part := match.group(0).strip()))
-
-
-def feature_of(sentence: str) -> int | None:
-    """The feature that a sentence holds. Sentences the world does not know hold one by the luck of their hash, or (two
-    in three) none, so that any corpus of sentences means something in it.
-    """
-    plain = sentence.casefold().rstrip(".!? ")
-    known = _INDEX.get(plain)
-    if known is not None or plain == PADDING.casefold().rstrip("."):
-        return known
-    lot = int(uniform("sentence", plain) * 3 * len(FEATURES))
-    return lot if lot < len(FEATURES) else None
-
-
-@lru_cache(maxsize=4096)
-def features_of(prompt: str) -> FloatArray:
-    """Which features a prompt holds, as (features,) zeros and ones."""
-    held = np.zeros(len(FEATURES))
-    for sentence in sentences(prompt):
-        feature = feature_of(sentence)
-        if feature is not None and len(sentence.split()) > 3:
-            held[feature] = 1.0
-    held.setflags(write=False)
-    return held
-
-
-@lru_cache(maxsize=4096)
-def _sentence_count(prompt: str) -> int:
-    return sum(1 for _ in sentences(prompt))
-
-
-def uniform(*names: object) -> float:
-    """A number in (0, 1) that depends on ``names`` alone."""
-    digest = hashlib.blake2b("\0".join(map(str, names)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") + 0.5) / 2**64
 
 
 @lru_cache(maxsize=200_000)
