@@ -21,9 +21,12 @@ ATTEMPTS = 200
 
 
 class Fleet:
-    """The worker processes under the gateway process `parent`, each behind a connection of its own."""
+    """The worker processes under the gateway's process, each behind a connection of its own.
 
-    def __init__(self, url: str, parent: int, key: str, body: Mapping[str, Any]) -> None:
+    `parent` gives the gateway's process id as it is now: it may have been started again.
+    """
+
+    def __init__(self, url: str, parent: Callable[[], int], key: str, body: Mapping[str, Any]) -> None:
         where = urlsplit(url)
         self.address = (where.hostname or "127.0.0.1", where.port or 80)
         self.parent = parent
@@ -33,7 +36,13 @@ class Fleet:
 
     def meet(self) -> int:
         """Connect to every worker; the number of them. Raises ProcessError when one cannot be met."""
-        workers = [child.pid for child in psutil.Process(self.parent).children()] or [self.parent]
+        parent = self.parent()
+        try:
+            workers = [child.pid for child in psutil.Process(parent).children()] or [parent]
+        except psutil.Error:
+            raise ProcessError("The gateway has just ended; start again to go on.") from None
+        for gone in set(self.connections).difference(workers):
+            self.connections.pop(gone).close()
         for _ in range(ATTEMPTS):
             if len(self.connections) == len(workers):
                 return len(workers)

@@ -81,12 +81,15 @@ def told_on(
 ) -> Iterator[Telling]:
     """The clients of the story, closed with it; an SDK error in it becomes one sentence."""
     name = models[0].name
-    gateway = next(child for child in house.tree.running if child.program.name == "gateway")
+
+    def gateway() -> int:
+        return next(child.process.pid for child in house.tree.running if child.program.name == "gateway")
+
     ping = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     with contextlib.ExitStack() as stack:
         app = App(house.url, keys.app, name)
         operator = Operator(house.url, keys.operator, DOMAIN)
-        fleet = Fleet(house.url, gateway.process.pid, keys.app, ping)
+        fleet = Fleet(house.url, gateway, keys.app, ping)
         for client in (app, operator, fleet):
             stack.callback(client.close)
         try:
