@@ -26,7 +26,19 @@ from optimizer.found import Found
 from optimizer.inner import UserPrompts
 from optimizer.plan import Plan, cost_of_rollout
 from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk, combined
-from optimizer.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, full_course, price, race
+from optimizer.racing import (
+    NO_DIFFERENCE,
+    Cell,
+    Difference,
+    RaceResult,
+    Rung,
+    Scoreboard,
+    answer,
+    course,
+    full_course,
+    price,
+    race,
+)
 from optimizer.records import Candidate, Generation, Rollout, SearchSpec, SearchTask
 from optimizer.sprig import ComponentEditor
 from optimizer.waves import together
@@ -52,6 +64,8 @@ class Search:
     generations: list[Generation] = field(default_factory=list)
     tables: list[preflight.Table] = field(default_factory=list)
     """Scores of every race's entrants on its first block: the evidence for or against headroom."""
+    lead: Difference = NO_DIFFERENCE
+    """How far the best is ahead of the incumbent, step by step from one best to the next."""
     helped: list[tuple[float, str]] = field(default_factory=list)
     """Changes of the last race that scored above their parent, with the gain."""
 
@@ -259,6 +273,7 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
         search.archive.add(prompt)
     if _better(search, outcome.winner, before):
         search.archive.best = outcome.winner
+        search.lead = search.lead.then(search.board.compare(outcome.winner, before))
     best = search.archive.best
     score = search.board.mean(best, outcome.cells)[0]
     search.generations.append(
@@ -285,8 +300,7 @@ def _better(search: Search, challenger: str, best: str) -> bool:
 
 def _no_headroom(search: Search) -> str:
     """The headroom check: the first race shows diverse prompts, later ones add evidence where it was too thin."""
-    best, incumbent = search.archive.best, search.incumbent
-    return preflight.no_headroom(search.tables, search.board.compare(best, incumbent))
+    return preflight.no_headroom(search.tables, search.lead)
 
 
 async def _final(search: Search) -> None:

@@ -24,9 +24,9 @@ from optimizer.scoring import macro_f1
 SANITY_EXAMPLES = 4
 CEILING = 0.95
 """An incumbent above this on the search's own examples has no room that the gate could confirm."""
-SAME = 0.20
+SAME = 0.50
 """Prompts differ when a test of equal means says so at this level; the check would rather search in vain than miss."""
-ENOUGH = 600
+ENOUGH = 800
 """Answers from which on silence means something: prompts that differ by five points would mostly have shown."""
 ENOUGH_ALIKE = 100
 """Enough when not a single answer depends on the prompt."""
@@ -78,7 +78,7 @@ def no_headroom(tables: Sequence[Table], best: Difference) -> str:
     not clearly better, and a pooled test of equal means that sees nothing.
     """
     answers = sum(table.size for table in tables)
-    if best.mean > max(0.02, 3 * best.se):
+    if best.mean > max(0.02, 2 * best.se):
         return ""
     chance = equal_means(tables)
     if chance <= SAME or answers < (ENOUGH_ALIKE if chance == 1.0 else ENOUGH):

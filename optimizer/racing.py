@@ -63,6 +63,14 @@ class Difference:
         """True when the difference is above zero in a one-sided test."""
         return self.df > 0 and self.mean > t_quantile(1 - alpha, self.df) * self.se
 
+    def then(self, step: Difference) -> Difference:
+        """This difference and a further, independent one after it."""
+        return Difference(self.mean + step.mean, math.hypot(self.se, step.se), self.df + step.df)
+
+
+NO_DIFFERENCE = Difference(0.0, 0.0, 0)
+"""Of a prompt to itself."""
+
 
 @dataclass
 class Scoreboard:

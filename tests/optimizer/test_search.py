@@ -330,3 +330,27 @@ def _structured(request: Request, *, prompt: str, slot: str) -> str:
     if "user_prompt" in wanted:
         return json.dumps({"user_prompt": f"{prompt}\n{slot}\nAnswer yes or no."})
     return "nothing"
+
+
+async def test_a_budget_in_money_alone_sizes_the_loops_and_stops_them(tmp_path: Path) -> None:
+    backend = WorldBackend(World(INFORMATIVE))
+    model = ModelSpec(model="world:", price_in=1.0, price_out=2.0, max_tokens=20)
+    spec = world_spec(tmp_path, INFORMATIVE, 1, models=Models(base=model, optimizer=model), budget=Budget(usd=0.2))
+    result = await search(spec, clock=time.time, backends={"base": backend, "optimizer": backend})
+    assert result.ledger.usd <= 0.2
+    assert 200 < result.ledger.calls < 2000
+    assert result.winner_scores.holdout.mean is not None
+
+
+async def test_fixed_further_user_prompts_join_the_race(tmp_path: Path) -> None:
+    base, optimizer = Scripted(_sometimes_right, "base"), Scripted(_writes_numbered_prompts(), "optimizer")
+    fixed = task(editable_user_prompt=False, robustness_prompts=("Is it so, yes or no?\n{question}",))
+    spec = spec_of(tmp_path, (fixed, task("t1")), budget=Budget(calls=900))
+    result = await search(spec, clock=time.time, backends={"base": base, "optimizer": optimizer})
+    raced = [r.messages[-1][1] for r in base.requests if "t0 select" in r.messages[-1][1]]
+    assert {text.split("\n")[0] for text in raced} == {
+        "Say whether it holds. Answer yes or no.",
+        "Is it so, yes or no?",
+    }
+    assert result.user_prompts["t0"] == (fixed.user_prompt, *fixed.robustness_prompts)
+    assert not [r for r in optimizer.requests if r.purpose == "write_user" and "Task: t0" in r.messages[-1][1]]
