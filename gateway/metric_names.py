@@ -60,7 +60,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "metaspo_samples_dropped_total",
         "counter",
-        "Exchanges that could not be kept: queue_full, queue_bytes, too_long, unreadable, outcome_rate, shutdown.",
+        "Exchanges that could not be kept: queue_full, queue_bytes, too_long, unreadable, outcome_rate, refused, fault"
+        " or shutdown.",
         ("reason",),
     ),
     Family("metaspo_snapshot_age_seconds", "gauge", "Age of the oldest worker's view of what is live."),

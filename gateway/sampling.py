@@ -31,7 +31,17 @@ from gateway.retries import MAX_REQUEST, Retries
 from gateway.samples import bad_format, make_sample, read_exchange
 from gateway.scrub import DETECTORS, Detector
 from gateway.transcript import READABLE, Unreadable
-from registry import GLOBAL, Outcome, RegistryError, Sample, SamplePolicy, Snapshot, Task, unit_digest
+from registry import (
+    GLOBAL,
+    Outcome,
+    RegistryError,
+    RegistryUnavailable,
+    Sample,
+    SamplePolicy,
+    Snapshot,
+    Task,
+    unit_digest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +243,7 @@ class Sampler:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         self._task = None
-        for _ in self._queue:
-            self._counts.dropped("shutdown")
+        self._drop("shutdown", len(self._queue))
         self._queue.clear()
 
     async def drain(self, deadline: float) -> None:
@@ -268,8 +277,7 @@ class Sampler:
         try:
             await self._write_until_taken(samples, outcomes)
         except asyncio.CancelledError:
-            for _ in range(max(len(samples), len(outcomes))):
-                self._counts.dropped("shutdown")
+            self._drop("shutdown", max(len(samples), len(outcomes)))
             raise
 
     async def reconcile(self) -> None:
@@ -295,43 +303,60 @@ class Sampler:
         while samples or outcomes:
             try:
                 await self._write(samples, outcomes)
-            except RegistryError as error:
+            except RegistryUnavailable as error:
                 if pause == 0.25:
                     log.warning("samples wait: the registry does not take them (%s)", type(error).__name__)
                 await asyncio.sleep(pause)
                 pause = min(5.0, pause * 2)
+            except Exception as error:  # asking again would not help, and the next batch must have its turn
+                log.error("a batch of samples is lost: %s", type(error).__name__)  # noqa: TRY400 - may quote contents
+                self._drop("refused", max(len(samples), len(outcomes)))
+                return
             else:
                 return
+
+    def _drop(self, reason: str, count: int) -> None:
+        for _ in range(count):
+            self._counts.dropped(reason)
 
     def _prepare(self, batch: Sequence[_Queued]) -> tuple[list[Sample], list[Outcome]]:
         """Read and scrub, in a thread. An exchange that cannot be read costs itself, never the batch."""
         samples: list[Sample] = []
         outcomes: list[Outcome] = []
         for item in batch:
-            outcome = item.outcome
+            sample, outcome = None, item.outcome
             if item.exchange is not None:
                 try:
-                    said, answer = read_exchange(item.exchange)
+                    sample, outcome = self._read(item, item.exchange)
                 except Unreadable:
                     self._counts.dropped("unreadable")
-                else:
-                    declared = self._tasks.get(item.domain, {})
-                    if outcome is not None:
-                        wrong = bad_format(said, answer, declared.get(item.exchange.task))
-                        outcome = msgspec.structs.replace(outcome, refusal=answer.refusal, bad_format=wrong)
-                    if item.task is not None:
-                        samples.append(
-                            make_sample(
-                                item.exchange,
-                                item.domain,
-                                item.task,
-                                said,
-                                answer,
-                                share=item.share,
-                                declared=declared.keys(),
-                                detectors=self._detectors,
-                            )
-                        )
+                except Exception as error:  # what strangers wrote must not end the sampling
+                    log.error("an exchange is lost: %s", type(error).__name__)  # noqa: TRY400 - may quote contents
+                    self._counts.dropped("fault")
+            if sample is not None:
+                samples.append(sample)
             if outcome is not None:
                 outcomes.append(outcome)
         return samples, outcomes
+
+    def _read(self, item: _Queued, exchange: Exchange) -> tuple[Sample | None, Outcome | None]:
+        """The sample of an exchange that is kept, and its outcome with what only texts tell. Raises `Unreadable`."""
+        said, answer = read_exchange(exchange)
+        declared = self._tasks.get(item.domain, {})
+        outcome = item.outcome
+        if outcome is not None:
+            wrong = bad_format(said, answer, declared.get(exchange.task))
+            outcome = msgspec.structs.replace(outcome, refusal=answer.refusal, bad_format=wrong)
+        if item.task is None:
+            return None, outcome
+        sample = make_sample(
+            exchange,
+            item.domain,
+            item.task,
+            said,
+            answer,
+            share=item.share,
+            declared=declared.keys(),
+            detectors=self._detectors,
+        )
+        return sample, outcome

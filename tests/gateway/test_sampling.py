@@ -26,6 +26,7 @@ from registry import (
     JudgeSpec,
     KeyRecord,
     Outcome,
+    Refused,
     Registry,
     RegistryUnavailable,
     Sample,
@@ -230,6 +231,35 @@ async def test_a_registry_that_is_down_delays_and_then_gets_everything() -> None
     await box.drain(5.0)
     assert len(shelf.samples) == len(shelf.outcomes) == 5
     await box.stop()
+
+
+async def test_what_the_registry_refuses_does_not_block_what_comes_after() -> None:
+    shelf, counts = Shelf(), Counts()
+    refused = []
+
+    async def write(samples: Sequence[Sample], outcomes: Sequence[Outcome]) -> None:
+        if any(sample.id == "x1" for sample in samples):
+            refused.append(samples)
+            raise Refused("never")
+        await shelf(samples, outcomes)
+
+    box = sampler(write, counts)
+    await written(box, exchange(1))
+    await written(box, exchange(2))
+    assert (len(refused), [sample.id for sample in shelf.samples]) == (1, ["x2"])
+    assert counts.drops == {"refused": 1}
+
+
+async def test_a_fault_in_one_exchange_costs_that_one() -> None:
+    def broken(text: str) -> list[Any]:
+        if text == "boom":
+            raise ZeroDivisionError
+        return []
+
+    shelf, counts = Shelf(), Counts()
+    await written(sampler(shelf, counts, detectors=[broken]), exchange(1, "boom"), exchange(2))
+    assert [sample.id for sample in shelf.samples] == ["x2"]
+    assert counts.drops == {"fault": 1}
 
 
 async def test_stopping_with_a_registry_that_is_down_ends() -> None:
