@@ -18,7 +18,7 @@ from gateway.exchange import Exchange
 from gateway.prompt import Merge, Prompt
 from registry import GLOBAL, Arm, Domain, DomainView, MatchRule, Snapshot
 
-UNIT_BYTES = 4096
+UNIT_BYTES = 1024
 """Bytes of a first user message that tell conversations apart."""
 
 
@@ -181,6 +181,6 @@ def find_unit(exchange: Exchange, headers: dict[bytes, bytes], speech: Speech, b
     first = speech.first_user_text(body)
     if first:
         key = exchange.key.id if exchange.key is not None else ""
-        said = b"%b|%d|%b" % (key.encode(), len(first), first[:UNIT_BYTES])
+        said = b"%b|%d|%b" % (key.encode(), len(first), bytes(first[:UNIT_BYTES]))
         exchange.unit = hashlib.blake2b(said, digest_size=12).hexdigest()
         exchange.unit_is_fallback = True

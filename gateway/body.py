@@ -89,13 +89,14 @@ def splice(raw: bytes, edits: Sequence[Edit]) -> bytes:
     """``raw`` with the edits applied. Edits must not overlap; their order does not matter."""
     if not edits:
         return raw
-    pieces: list[bytes] = []
+    view = memoryview(raw)  # slices of it are joined without being copied first
+    pieces: list[bytes | memoryview] = []
     done = 0
     for start, end, new in sorted(edits) if len(edits) > 1 else edits:
-        pieces.append(raw[done:start])
+        pieces.append(view[done:start])
         pieces.append(new)
         done = end
-    pieces.append(raw[done:])
+    pieces.append(view[done:])
     return b"".join(pieces)
 
 
@@ -138,7 +139,7 @@ def _locate(raw: bytes, values: dict[str, msgspec.Raw]) -> dict[str, int]:
                 raise _repeated(key)
             start = match.end()
         end = start + len(value)
-        if raw[start:end] != bytes(value):
+        if not raw.startswith(bytes(value), start):
             raise _repeated(key)
         at[key] = start
         if raw[end : end + 2] == b", ":
@@ -173,6 +174,14 @@ def _too_deep(limit: int) -> BadRequest:
 def _openers(raw: bytes | memoryview, limit: int) -> bool:
     """Whether there are more than ``limit`` opening brackets: only then can the nesting be deeper than that."""
     data = bytes(raw)
+    found = 0
+    for opener in (b"{", b"["):
+        place = data.find(opener)
+        while place >= 0 and found <= FEW:
+            found += 1
+            place = data.find(opener, place + 1)
+    if found <= FEW <= limit:
+        return False
     braces = len(data.split(b"{", limit + 1)) - 1
     return braces > limit or braces + len(data.split(b"[", limit + 1)) - 1 > limit
 
@@ -190,6 +199,8 @@ def _check_depth(raw: bytes, values: dict[str, msgspec.Raw], limit: int) -> None
         return
 
 
+FEW = 16
+"""Up to so many brackets are searched for one by one: most bodies have no more, and are not copied to be counted."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = [1 if byte in b"[{" else -1 for byte in range(256)]
 

@@ -34,6 +34,10 @@ TICK = 0.05
 """Seconds between two looks of the watch: the precision of every timeout but connect."""
 
 
+Message = bytes | tuple[bytes, bytes]
+"""A request as it is written: one piece, or head and body apart when the body is too long to be copied."""
+
+
 class Timeouts(msgspec.Struct, frozen=True):
     """Seconds. ``first_token`` runs from the request to the first byte of the reply's body."""
 
@@ -139,7 +143,7 @@ class Connection(asyncio.Protocol):
     # --- what the pipeline does with it ------------------------------------------------------------------------------
 
     def begin(
-        self, message: bytes, timeouts: Timeouts, total_at: float, on_quiet: Callable[[], None] | None, quiet: float
+        self, message: Message, timeouts: Timeouts, total_at: float, on_quiet: Callable[[], None] | None, quiet: float
     ) -> None:
         """Write one request. ``on_quiet`` is called each ``quiet`` seconds until the first byte of the body."""
         now = self._loop.time()
@@ -161,7 +165,10 @@ class Connection(asyncio.Protocol):
         watch.busy.add(self)
         if not watch.looking:
             watch.start()
-        self._transport.write(message)
+        if isinstance(message, bytes):
+            self._transport.write(message)
+        else:
+            self._transport.writelines(message)
 
     async def head(self) -> None:
         """Wait for the reply's head."""
@@ -348,7 +355,7 @@ class Pool:
 
     async def request(
         self,
-        message: bytes,
+        message: Message,
         timeouts: Timeouts,
         *,
         on_quiet: Callable[[], None] | None = None,

@@ -17,6 +17,8 @@ from gateway.exchange import Headers, Wire
 from gateway.settings import Upstream
 from gateway.upstream import Connection, Pool, Watch
 
+LARGE = 16 * 1024
+"""A body of more bytes is not copied behind its head."""
 FORWARDED = frozenset(
     (
         b"accept",
@@ -115,7 +117,8 @@ class WireLane:
         if query or line.query:
             full = b"&".join(filter(None, (line.query, query)))
             head = head.replace(b" HTTP/1.1\r\n", b"?%b HTTP/1.1\r\n" % full, 1)
-        message = b"%b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, len(body))
+        message = head + body if len(body) <= LARGE else (head, body)
         connection = await line.pool.request(message, upstream.timeouts, on_quiet=on_quiet, quiet=quiet)
         for name, value in connection.headers:
             if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):

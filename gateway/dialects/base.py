@@ -58,7 +58,7 @@ class Speech:
                 return value
         return body.text("prompt_cache_key")
 
-    def first_user_text(self, body: Body) -> bytes:
+    def first_user_text(self, body: Body) -> bytes | memoryview:
         """The first user message as it was sent (undecoded): what a conversation is known by. Empty when there is
         none."""
         del body

@@ -53,7 +53,7 @@ class Chat(Speech):
             turns.plain_text(turns.content_of(turn)) for turn in turns.leading_run(body.array("messages"))
         )
 
-    def first_user_text(self, body: Body) -> bytes:
+    def first_user_text(self, body: Body) -> bytes | memoryview:
         return turns.first_user_text(body, "messages")
 
     def asks_usage(self, body: Body) -> Edit | None:

@@ -59,7 +59,7 @@ class Messages(Speech):
         start, end = body.span("system")
         return turns.plain_text(body.raw[start:end])
 
-    def first_user_text(self, body: Body) -> bytes:
+    def first_user_text(self, body: Body) -> bytes | memoryview:
         return turns.first_user_text(body, "messages")
 
 

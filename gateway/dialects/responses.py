@@ -52,7 +52,7 @@ class Responses(Speech):
             return body.text("instructions")
         return "\n\n".join(turns.plain_text(turns.content_of(turn)) for turn in self._leading(body))
 
-    def first_user_text(self, body: Body) -> bytes:
+    def first_user_text(self, body: Body) -> bytes | memoryview:
         kind = body.peek("input")
         if kind == 0x22:
             start, end = body.span("input")

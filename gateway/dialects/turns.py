@@ -106,14 +106,14 @@ def _known(content: bytes, field: str) -> bytes:
     return content
 
 
-def first_user_text(body: Body, field: str) -> bytes:
+def first_user_text(body: Body, field: str) -> bytes | memoryview:
     """The content of the first user turn, as sent."""
     raw = body.raw
     match = ROLE_FIRST.match(raw, body.at[field])
     if match is not None and match[1] == b"user":
         text = TEXT_NEXT.match(raw, match.end())
         if text is not None:
-            return raw[text.end() : string_end(raw, text.end())]
+            return memoryview(raw)[text.end() : string_end(raw, text.end())]
     for turn in body.array(field):
         if role_of(turn) == "user":
             return content_of(turn).strip(b'"')
