@@ -115,9 +115,7 @@ class Connection:
     async def close(self) -> None:
         """Close every connection."""
         clients = [self.client, *([self._long] if "_long" in self.__dict__ else [])]
-        for client in clients:
-            with contextlib.suppress(foreign.RedisError, OSError):
-                await client.aclose()
+        await _close_all(clients)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -261,10 +259,8 @@ class Connection:
                 await pubsub.subscribe(channel)
             yield pubsub
         finally:
-            with contextlib.suppress(foreign.RedisError, OSError):
-                await pubsub.aclose()
-            if owned is not None:
-                await owned.aclose()
+            # Shielded: a second cancellation must not leave the sockets open.
+            await asyncio.shield(_close_all([pubsub, *([owned] if owned is not None else [])]))
 
     async def scan(self, pattern: str) -> list[bytes]:
         """Every key of that pattern, on every node."""
@@ -307,6 +303,12 @@ class Connection:
     def shown(self) -> str:
         """The address without its password."""
         return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", self.url)
+
+
+async def _close_all(clients: Sequence[Any]) -> None:
+    for client in clients:
+        with contextlib.suppress(foreign.RedisError, OSError, AttributeError):
+            await client.aclose()
 
 
 async def _exchange(node: ClusterNode, commands: list[tuple[Value, ...]]) -> list[Any]:

@@ -99,7 +99,7 @@ class SnapshotWatcher:
             # A cancellation that meets a time-out inside the Redis client can be lost: ask again.
             for task in pending:
                 task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=0.2)
+            _, pending = await asyncio.wait(pending, timeout=1.0)
         self._tasks = []
         if self._unsaved.is_set() and self._cache_file is not None and self.current is not None:
             with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -105,6 +106,7 @@ async def connect(prefix: str, clock: Clock, signer: Signer) -> AsyncIterator[Co
     yield open_one
     for registry in opened:
         await registry.close()
+    await asyncio.sleep(0.01)  # a closed transport lets go of its socket in the loop's next turns
 
 
 @pytest.fixture

@@ -106,7 +106,9 @@ def single(binary: Path, folder: Path, *options: str) -> Iterator[tuple[str, Ser
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 3, durable: bool = True) -> Iterator[tuple[str, list[Server]]]:
+def cluster(
+    folder: Path, nodes: int = 3, durable: bool = True, fsync: str = "always"
+) -> Iterator[tuple[str, list[Server]]]:
     """A real cluster on loopback: its address and its nodes. Not ``durable``: nothing on disk, and quick."""
     binary = find_server()
     ports = free_ports(2 * nodes)
@@ -119,7 +121,7 @@ def cluster(folder: Path, nodes: int = 3, durable: bool = True) -> Iterator[tupl
                     folder / str(i),
                     *("--port", str(ports[i]), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""),
                     *("--cluster-port", str(ports[nodes + i]), "--cluster-node-timeout", "2000"),
-                    *(("--appendonly", "yes", "--appendfsync", "always") if durable else ()),
+                    *(("--appendonly", "yes", "--appendfsync", fsync) if durable else ()),
                 )
             )
         clients = [redis.Redis(port=port) for port in ports[:nodes]]

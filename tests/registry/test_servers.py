@@ -227,7 +227,8 @@ async def test_a_cluster_node_that_dies_is_one_sentence_and_the_rest_goes_on(sho
             assert len(await registry.history(name, moves_only=True)) == 2
         assert set((await registry.snapshot()).domains) == set("abcdef")
         await registry.close()
-        del registry
+        del registry, outcomes, failed
+        await asyncio.sleep(0.05)
         gc.collect()
 
 
@@ -336,6 +337,15 @@ async def test_moves_wait_for_the_disk_where_the_server_can_say_so(short_tmp: Pa
         registry = await connect(url)
         assert not registry.connection.confirm_local
         await domain_with_versions(registry, count=1)
+
+
+async def test_a_cluster_waits_for_the_disk_too(short_tmp: Path, connect: Connect) -> None:
+    with servers.cluster(short_tmp / "w", fsync="everysec") as (url, _):
+        registry = await connect(url)
+        assert registry.connection.confirm_local
+        for name in "abc":
+            await domain_with_versions(registry, name, 1)
+        assert set((await registry.snapshot()).domains) == set("abc")
 
 
 async def test_a_missing_replica_is_not_confirmed_and_asking_again_moves_once(
