@@ -22,7 +22,7 @@ import optimizer
 from jobs import advance, convert, searchplan
 from jobs.errors import LeaseLost, NoWork
 from jobs.progress import Follower, Gone
-from jobs.replies import shared_backends
+from jobs.replies import shared_backends, spent_today
 from jobs.searchplan import RunPlan, Wishes
 from jobs.work import Work
 from registry import Conflict, Domain, Lineage, NotFound, RegistryUnavailable, Run, RunState
@@ -156,24 +156,19 @@ async def _go_on_with(work: Work, run_id: str) -> RunPlan:
 
 
 async def within_daily_limits(work: Work) -> None:
-    """Raises NoWork when the fleet has searched enough for a day: what runs of the last 24 hours spent counts."""
+    """Raises NoWork when the fleet has searched enough for this UTC day."""
     limits = work.settings.jobs
     if limits.search_calls_per_day is None and limits.search_usd_per_day is None:
         return
-    since = work.clock() - 86_400
-    recent = [r for r in await work.registry.list_runs() if (r.started_at or r.queued_at) >= since]
-    calls, usd = sum(sum(r.calls.values()) for r in recent), sum(r.usd for r in recent)
+    spent = await spent_today(work, {"calls": 0.0})
+    calls, usd = int(spent.get("calls", 0.0)), spent.get("usd", 0.0)
     work.metrics.spent("search", (calls, limits.search_calls_per_day), (usd, limits.search_usd_per_day))
     if limits.search_calls_per_day is not None and calls >= limits.search_calls_per_day:
-        raise NoWork(
-            "daily_budget",
-            f"The searches of the last day made {calls} calls; the limit is {limits.search_calls_per_day}.",
-        )
+        told = f"Today's searches made {calls} calls; the limit is {limits.search_calls_per_day}."
+        raise NoWork("daily_budget", told)
     if limits.search_usd_per_day is not None and usd >= limits.search_usd_per_day:
-        raise NoWork(
-            "daily_budget",
-            f"The searches of the last day cost {usd:.2f} USD; the limit is {limits.search_usd_per_day:.2f}.",
-        )
+        told = f"Today's searches cost {usd:.2f} USD; the limit is {limits.search_usd_per_day:.2f}."
+        raise NoWork("daily_budget", told)
 
 
 # --- 3. the search ---------------------------------------------------------------------------------------------------
@@ -188,9 +183,6 @@ async def search(work: Work, domain: Domain, claimed: Run, plan: RunPlan) -> tup
         )
         found = await follower.until_done(searching)
     calls = {role: row.paid for role, row in found.ledger.roles.items()}
-    for role, row in found.ledger.roles.items():
-        work.metrics.run_calls.labels(domain.name, role).inc(max(0, row.paid - row.replayed))
-        work.metrics.run_cost.labels(domain.name, role).inc(row.usd)
     return found, await write(work, claimed, calls=calls, usd=found.ledger.usd)
 
 

@@ -21,6 +21,8 @@ from jobs.process import end_tasks
 from jobs.work import Work
 from registry import NotFound, RegistryUnavailable, Run
 
+DAY = 86_400
+BUDGET = "searching"
 EVERY = 0.3
 """Seconds for which replies are gathered before they are written: what a killed worker may have to pay again."""
 
@@ -37,13 +39,22 @@ class Kept:
         self.run_id = run_id
         self._known = dict(known)
         self._fresh: dict[str, bytes] = {}
+        self._spent = {"calls": 0.0, "usd": 0.0}
 
     def find(self, name: str) -> optimizer.Completion | None:
         raw = self._known.pop(name, None)
         return _reply.decode(raw) if raw is not None else None
 
-    def keep(self, name: str, reply: optimizer.Completion) -> None:
+    def keep(self, name: str, reply: optimizer.Completion, role: _Role, model: optimizer.ModelSpec) -> None:
+        """A reply that was just paid for: it is shared, and counts towards the day's budget and the metrics."""
         self._fresh[name] = msgspec.json.encode(reply)
+        price_in, price_out = model.price_in or 0.0, model.price_out or 0.0
+        usd = (reply.tokens_in * price_in + reply.tokens_out * price_out) / 1e6
+        self._spent["calls"] += 1
+        self._spent["usd"] += usd
+        domain = self.run_id.rpartition("-")[0]
+        self.work.metrics.run_calls.labels(domain, role).inc()
+        self.work.metrics.run_cost.labels(domain, role).inc(usd)
 
     async def writing(self) -> None:
         """Write what is fresh, for ever. While the registry is away it waits here."""
@@ -57,14 +68,32 @@ class Kept:
         await self.work.registry.keep_paid(self.run_id, some)
         for name in some:
             del self._fresh[name]
+        spent, self._spent = self._spent, {"calls": 0.0, "usd": 0.0}
+        if spent["calls"]:
+            try:
+                await spent_today(self.work, spent)
+            except BaseException:
+                self._spent = {name: self._spent[name] + amount for name, amount in spent.items()}
+                raise
+
+
+async def spent_today(work: Work, more: Mapping[str, float]) -> dict[str, float]:
+    """Add to what the fleet's searches have spent on this UTC day; returns the totals, ``calls`` and ``usd``.
+
+    Failed and running searches count too. Money counts where the model's price is configured.
+    """
+    window = f"day-{int(work.clock() // DAY)}"
+    return (await work.registry.add_usage({BUDGET: dict(more)}, window, 2.0 * DAY))[BUDGET]
 
 
 class SharedBackend:
     """A model in one role whose replies are shared between the workers of a run."""
 
-    def __init__(self, inner: optimizer.Backend, kept: Kept) -> None:
+    def __init__(self, inner: optimizer.Backend, kept: Kept, role: _Role, model: optimizer.ModelSpec) -> None:
         self._inner = inner
         self._kept = kept
+        self._role = role
+        self._model = model
         self.identity = inner.identity
         self.concurrency = inner.concurrency
 
@@ -78,7 +107,7 @@ class SharedBackend:
         if found is not None:
             return found
         reply = await self._inner.complete(request)
-        self._kept.keep(name, reply)
+        self._kept.keep(name, reply, self._role, self._model)
         return reply
 
     async def close(self) -> None:
@@ -106,7 +135,7 @@ async def shared_backends(
             if model is not None:
                 # Only batch endpoints note something in the journal, and jobs call models live.
                 inner = optimizer.open_backend(model, journal=cast(Any, None), note=_unnoted)
-                backends[role] = cast(optimizer.Backend, SharedBackend(inner, kept))
+                backends[role] = cast(optimizer.Backend, SharedBackend(inner, kept, role, model))
         yield backends
     finally:
         await end_tasks(writing)

@@ -199,6 +199,8 @@ async def test_the_models_endpoint_is_down_and_the_run_is_resumed(
     run = await _refused(work_for(registry, settings, clock, "optimize", budget={"calls": 600}), "model_down")
     assert f"metaspo runs resume {run.id}" in run.reason
     answered = model.answered
+    spent = await registry.add_usage({"searching": {"calls": 0.0}}, f"day-{int(clock() // 86_400)}", 10)
+    assert spent["searching"]["calls"] == answered, "a failed search counts towards the day's budget too"
     model.down_after = None
     await optimize.run(work_for(registry, settings, clock, "optimize", resume=run.id))
     (resumed,) = [r for r in await registry.list_runs("shop") if r.state == "done"]

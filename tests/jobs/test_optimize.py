@@ -25,6 +25,8 @@ async def test_a_better_prompt_becomes_a_version_and_waits_for_a_person(
     assert run.result is not None
     assert set(run.result["winner_scores"]["unseen"]["tasks"]) == {"movies"}
     assert run.calls["base"] == len(model.calls), "every call is in the ledger, and none was made twice"
+    counted = work.metrics.registry.get_sample_value("metaspo_run_calls_total", {"domain": "shop", "role": "base"})
+    assert counted == len(model.calls)
     (approval,) = await registry.list_approvals()
     assert (approval.kind, approval.version, approval.run) == ("canary", 2, run.id)
     assert "manual" in approval.reason and "first promotion" in approval.reason
