@@ -114,7 +114,10 @@ class Connection:
 
     async def close(self) -> None:
         """Close every connection."""
-        clients = [self.client, *([self._long] if "_long" in self.__dict__ else [])]
+        clients: list[Any] = [self.client, *([self._long] if "_long" in self.__dict__ else [])]
+        for client in tuple(clients):  # a client found through Sentinel does not close its own way of asking
+            manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+            clients += manager.sentinels if manager is not None else []
         await _close_all(clients)
 
     # --- commands -------------------------------------------------------------------------------------------------
