@@ -59,6 +59,7 @@ RING_AT_LEAST_EVERY = 120.0
 """Seconds between two messages for a trigger that nobody takes: all workers may be busy."""
 LOOK_BACK = 6 * 3600.0
 ORPHAN_AFTER = 30.0
+SWEEP_EVERY = 15.0
 FLEET = "*"
 """The domain of firings that concern no single domain."""
 

@@ -15,7 +15,7 @@ from jobs.metrics import Metrics, start_server
 from jobs.process import holder_name, until_told
 from jobs.queue import Queue
 from jobs.schedule import BY_NAME, Plan
-from registry import Registry, RegistryUnavailable, Settings
+from registry import Registry, RegistryUnavailable, Run, Settings
 
 LEASE = "scheduler"
 LEASE_SECONDS = 10.0
@@ -44,6 +44,7 @@ class Scheduler:
         self.metrics = metrics
         self.clock = clock
         self._looked: float | None = None
+        self._swept = float("-inf")
         self._rung: dict[str, tuple[float, float]] = {}
         """Trigger id -> (when it may be rung again, how long to wait after that)."""
 
@@ -66,12 +67,20 @@ class Scheduler:
         asked = [
             *schedule.due(plans, self.settings, since, now, waiting),
             *schedule.approved(await self.registry.list_approvals(), now),
-            *schedule.orphaned(await self.registry.list_runs(), now),
+            *schedule.orphaned(await self._live_runs(plans, now), now),
         ]
         for firing in asked:
             if await self.registry.put_trigger(firing):
                 self.metrics.firings.labels(firing.job).inc()
         self._looked = now
+
+    async def _live_runs(self, plans: list[Plan], now: float) -> list[Run]:
+        """Runs that are queued or running; looked up rarely, since only a dead asker leaves one behind."""
+        if 0 <= now - self._swept < schedule.SWEEP_EVERY:
+            return []
+        self._swept = now
+        found = [await self.registry.live_run(plan.domain.name) for plan in plans]
+        return [run for run in found if run is not None]
 
     async def _hand_out(self, now: float) -> int:
         """Ring for each trigger that waits and that nobody works on: at first at once, then ever more rarely."""
