@@ -21,8 +21,10 @@ from jobs.work import Work
 from registry import Domain, JudgeSpec, NotFound, Sample, Tally
 
 BATCH = 25
+MOST_LOOKED_AT = 5_000
+"""Unscored samples looked at in one firing: references may come long after the answer."""
 MOST_AT_ONCE = 400
-"""Samples looked at in one firing; the next one comes soon."""
+"""Of these, asked of the judge model in one firing; the next one comes soon."""
 PER_UNIT = 3
 DAY = 86_400
 _FIRST = {"canary": 0, "control": 0, "holdback": 1, "stable": 2, "none": 3}
@@ -31,10 +33,10 @@ _FIRST = {"canary": 0, "control": 0, "holdback": 1, "stable": 2, "none": 3}
 async def run(work: Work) -> str:
     """Score what can be scored. Raises NoWork when nothing can."""
     domain = await work.domain()
-    fresh = choose(await work.registry.samples(domain.name, unscored_only=True, limit=MOST_AT_ONCE))
+    fresh = choose(await work.registry.samples(domain.name, unscored_only=True, limit=MOST_LOOKED_AT))
     by_rule, by_model = sort_out(domain, fresh)
     scored = await score_by_rule(work, domain, by_rule)
-    scored += await score_by_model(work, domain, by_model)
+    scored += await score_by_model(work, domain, by_model[:MOST_AT_ONCE])
     await publish(work, domain)
     if not fresh:
         raise NoWork("nothing_fresh", f"No unscored samples of {domain.name!r}.")

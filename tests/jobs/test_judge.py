@@ -166,3 +166,14 @@ def test_task_of_an_undescribed_sample() -> None:
     assert [s.judge.kind if hasattr(s, "judge") else spec.kind for s, spec in by_rule] == ["f1"]
     assert [spec.kind for _, spec in by_model] == ["rubric"]
     assert task().judge.lenient
+
+
+async def test_a_late_reference_is_found_behind_many_that_wait(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    await with_shop(registry)
+    waiting = samples(600, ("products",), reference=None)
+    late = samples(1, ("restaurants",), at=clock() - 9_000)
+    await registry.record([*waiting, *late], [])
+    said = await judge.run(work_for(registry, settings, clock, "judge"))
+    assert said == "1 of 601 fresh samples scored"
