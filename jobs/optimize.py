@@ -119,7 +119,7 @@ async def planned(work: Work, domain: Domain, claimed: Run, wishes: Wishes) -> t
     stored = (claimed.result or {}).get("plan")
     if stored is not None:
         plan = msgspec.convert(stored, RunPlan)
-        await tell(work, claimed, "resumed", f"Taken up again by another worker (attempt {work.held.fence}).")
+        await tell(work, claimed, "resumed", f"Taken up again (lease {work.held.fence}).")
         return plan, claimed
     await within_daily_limits(work)
     plan = await _go_on_with(work, wishes.resume) if wishes.resume else await searchplan.decide(work, domain, wishes)

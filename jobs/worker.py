@@ -5,7 +5,7 @@ For one message (``attend``):
 1. the lease of (job, domain): one of a kind per domain at a time. When it is taken the trigger stays open and comes
    again;
 2. is the trigger still open? A message may come twice;
-3. the trigger's own lease, whose fence counts the attempts;
+3. one start more: ten starts in a row that came to no end, and the firing is given up;
 4. the job, found by name. How it ended is a metric, and for searches it stands on the run;
 5. the trigger is done.
 
@@ -35,6 +35,7 @@ from registry import Conflict, Registry, RegistryError, RegistryUnavailable, Set
 
 MOST_ATTEMPTS = 10
 """A firing that so many workers took and none finished is given up: it may be what kills them."""
+FORGET_ATTEMPTS = 7 * 86_400.0
 
 STOP_WITHIN = 10.0
 """Seconds that work in hand gets to stop after SIGTERM."""
@@ -137,16 +138,27 @@ class Worker:
 
     async def _open(self, trigger_id: str, held: Held) -> None:
         trigger = await self.registry.get_trigger(trigger_id)
-        if trigger is not None:
-            ttl = self.settings.jobs.lease_seconds
-            name = f"trigger:{trigger_id}"
-            await under_lease(
-                self.registry, name, self.holder, lambda try_: self._do(trigger, held, try_.fence), ttl=ttl
-            )
-
-    async def _do(self, trigger: Trigger, held: Held, attempt: int) -> None:
+        if trigger is None:
+            return
+        attempt = await self._tried(trigger, 1)
         started = asyncio.get_running_loop().time()
-        outcome = "ok"
+        try:
+            outcome = await self._do(trigger, held, attempt)
+        except asyncio.CancelledError:
+            with contextlib.suppress(RegistryUnavailable):
+                await self._tried(trigger, -1)  # told to stop: that is no sign of a job that kills its workers
+            raise
+        await self._finish(trigger, outcome, asyncio.get_running_loop().time() - started)
+        await self._tried(trigger, -attempt)
+
+    async def _tried(self, trigger: Trigger, more: int) -> int:
+        """Starts of this kind of job in this domain that came to no end, one after the other."""
+        name = f"attempts-{trigger.job}-{trigger.domain}"
+        totals = await self.registry.add_usage({name: {"starts": float(more)}}, "now", FORGET_ATTEMPTS)
+        return int(totals[name]["starts"])
+
+    async def _do(self, trigger: Trigger, held: Held, attempt: int) -> str:
+        """The job, and how it ended. Raises RegistryUnavailable, LeaseLost: then it is taken up again."""
         try:
             work = Work(trigger, self.registry, self.settings, held, self.clock, self.ids, self.metrics)
             if attempt > MOST_ATTEMPTS:
@@ -154,17 +166,17 @@ class Worker:
             said = await self.jobs(trigger.job)(work)
             log.info("%s of %s: %s", trigger.job, trigger.domain, said)
         except NoWork as reason:
-            outcome = reason.cause
             log.info("%s of %s not done: %s", trigger.job, trigger.domain, reason)
+            return reason.cause
         except (RegistryUnavailable, LeaseLost):
             raise
         except (JobsError, RegistryError) as error:
-            outcome = "failed"
             log.warning("%s of %s failed: %s", trigger.job, trigger.domain, error)
+            return "failed"
         except Exception:
-            outcome = "error"
             log.exception("%s of %s failed.", trigger.job, trigger.domain)
-        await self._finish(trigger, outcome, asyncio.get_running_loop().time() - started)
+            return "error"
+        return "ok"
 
     async def _finish(self, trigger: Trigger, outcome: str, seconds: float) -> None:
         job = trigger.job if trigger.job in BY_NAME else "unknown"
