@@ -349,8 +349,9 @@ async def test_a_cluster_waits_for_the_disk_too(short_tmp: Path, connect: Connec
 
 
 async def test_a_missing_replica_is_not_confirmed_and_asking_again_moves_once(
-    short_tmp: Path, connect: Connect
+    short_tmp: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("registry.connection.CONFIRM_TIMEOUT", 0.2)
     with servers.single(find_server(), short_tmp / "lonely") as (url, _):
         await domain_with_versions(await connect(url))
         careful = await connect(url, confirm_replicas=1)
