@@ -51,14 +51,14 @@ def tell(
             show.fact("an interrupted demo lies here: going on where it stopped")
         settings = load_settings(config)
         with open_house(settings, say=show.fact, before=[each.program() for each in chosen], config=config) as house:
-            with told_on(folder, SIZES[size], chosen, keys, show, house, facts) as telling:
+            with told_on(folder, SIZES[size], chosen, keys, show, house, facts, started) as telling:
                 introduce(telling)
                 traffic(telling)
                 references(telling)
                 run = search(telling)
                 bring_to_traffic(telling, run)
                 roll_back(telling)
-                final = conclude(telling, run, time.monotonic() - started)
+                final = conclude(telling, run)
             if stay:
                 show.fact(f"The house stays open: {house.url}/console. Ctrl-C closes it.")
                 stay_open(house)
@@ -116,6 +116,8 @@ def traffic(telling: Telling) -> None:
 
 def references(telling: Telling) -> None:
     """What the answers should have been, told later; then what was kept, scrubbed of personal data."""
+    if telling.facts.get("referenced"):
+        return
     rows = rows_of(telling.sizes)
     exchanges = {exchange.row: exchange for exchange in telling.notebook.read()}
     telling.show.step("References arrive through /v1/feedback; the samples are kept scrubbed")
@@ -124,6 +126,7 @@ def references(telling: Telling) -> None:
             telling.app.tell(exchanges[row.id].id, row.answer)
             advance(count, "")
     show_scrubbing(telling)
+    telling.keep(referenced=True)
 
 
 def show_scrubbing(telling: Telling) -> None:
@@ -252,7 +255,7 @@ def roll_back(telling: Telling) -> None:
 # --- 5. the summary --------------------------------------------------------------------------------------------------
 
 
-def conclude(telling: Telling, run: Json, seconds: float) -> Json:
+def conclude(telling: Telling, run: Json) -> Json:
     """Put together what was measured, write it, and return it."""
     result, facts = run.get("result") or {}, telling.facts
     first = run.get("incumbent") or 1
@@ -267,7 +270,7 @@ def conclude(telling: Telling, run: Json, seconds: float) -> Json:
         "gate": gate,
         "calls": {**(run.get("calls") or {}), "traffic": telling.traffic_calls + len(telling.notebook.read())},
         "cost_usd": run.get("usd", 0.0),
-        "wall_seconds": round(seconds, 1),
+        "wall_seconds": round(telling.seconds(), 1),
         "search_seconds": result.get("wall_seconds"),
         "proposer": result.get("proposer", "none"),
         "models": names,

@@ -39,11 +39,16 @@ class Telling:
     operator: Operator
     fleet: Fleet
     notebook: Notebook
+    started: float
     clock: Callable[[], float] = time.monotonic
     traffic_calls: int = 0
     """Exchanges beside the ones in the notebook."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What is known so far, also after an interruption: run, version, how fast pointers were seen to move."""
+
+    def seconds(self) -> float:
+        """How long the story took so far, pauses left out."""
+        return float(self.facts.get("seconds_before", 0.0)) + self.clock() - self.started
 
     def keep(self, **facts: Any) -> None:
         """Write facts down in ``story.json``, in one piece."""
@@ -78,6 +83,7 @@ def told_on(
     show: Show,
     house: House,
     facts: dict[str, Any],
+    started: float,
 ) -> Iterator[Telling]:
     """The clients of the story, closed with it; an SDK error in it becomes one sentence."""
     name = models[0].name
@@ -92,11 +98,17 @@ def told_on(
         fleet = Fleet(house.url, gateway, keys.app, ping)
         for client in (app, operator, fleet):
             stack.callback(client.close)
+        notebook = Notebook(folder / "exchanges.jsonl")
+        telling = Telling(
+            folder, sizes, models, keys, show, house, app, operator, fleet, notebook, started, facts=facts
+        )
+        telling.keep(begun=True)
         try:
-            notebook = Notebook(folder / "exchanges.jsonl")
-            telling = Telling(folder, sizes, models, keys, show, house, app, operator, fleet, notebook, facts=facts)
-            telling.keep(begun=True)
             yield telling
+        except KeyboardInterrupt:
+            telling.keep(seconds_before=telling.seconds())
+            show.fact("stopped; the next demo on this home goes on from here")
+            raise
         except APIError as error:
             cause = house.tree.failure or f"The app got no answer: {what_went_wrong(error)}"
             raise ProcessError(f"{cause} (logs: {house.tree.logs}; start again to go on)") from error

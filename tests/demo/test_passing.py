@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,7 +37,7 @@ def test_a_passed_gate_leads_to_canary_promotion_and_back(tmp_path: Path, upstre
     said: list[str] = []
     with (
         front_door.house(load_settings(config, {}), say=said.append, config=config) as house,
-        told_on(tmp_path, SIZES["full"], models, keys, Show(), house, {}) as telling,
+        told_on(tmp_path, SIZES["full"], models, keys, Show(), house, {}, time.monotonic()) as telling,
     ):
         version = telling.operator.add_version("Answer with one word.")
         run = {
@@ -57,7 +58,7 @@ def test_a_passed_gate_leads_to_canary_promotion_and_back(tmp_path: Path, upstre
         assert telling.operator.deployment()["stable"] == version == 2
         assert telling.app.ask(stage_row(), "customer-1").reply == "Answer with one word."
         roll_back(telling)
-        final = conclude(telling, run, 12.3)
+        final = conclude(telling, run)
     kinds = [entry["kind"] for entry in final["audit"]]
     assert kinds[-4:] == ["version", "canary", "promote", "rollback"]
     assert final["promoted_by"] == "operator"

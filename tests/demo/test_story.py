@@ -41,6 +41,7 @@ def test_interrupted_gone_on_with_and_redis_killed_under_it(metaspo: Start, tmp_
     assert first.end(signal.SIGINT) == 1
     assert none_alive(family)
     assert "Traceback" not in first.text
+    assert "stopped; the next demo on this home goes on from here" in first.text
     kept = book.read()
     assert 0 < len(kept) < len(rows)
 
