@@ -10,18 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.exceptions as foreign
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
+from registry.addresses import Client, hidden, open_client, retry_policy
 from registry.errors import Corrupt, NotConfirmed, Refused, RegistryError, RegistryUnavailable
 from registry.redis_keys import PREFIX, Keys
 from registry.scripts import script
@@ -44,7 +40,6 @@ _BUSY = (
     "UNBLOCKED",
 )
 
-Client = Redis | RedisCluster
 Value = bytes | str | int | float
 
 
@@ -77,9 +72,9 @@ class Connection:
             "socket_timeout": answer_timeout,
             "socket_connect_timeout": connect_timeout,
             "protocol": 2,
-            "retry": _retry(),
+            "retry": retry_policy(),
         }
-        connection = cls(url, _client(url, options), Keys(prefix), answer_timeout=answer_timeout)
+        connection = cls(url, open_client(url, options), Keys(prefix), answer_timeout=answer_timeout)
         try:
             with connection.translated():
                 await connection.client.ping()
@@ -140,9 +135,9 @@ class Connection:
 
     @functools.cached_property
     def _long(self) -> Client:
-        return _client(
+        return open_client(
             self.url,
-            {"socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT, "protocol": 2, "retry": _retry()},
+            {"socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT, "protocol": 2, "retry": retry_policy()},
         )
 
     async def many(self, commands: Sequence[Sequence[Value]]) -> list[Any]:
@@ -305,7 +300,7 @@ class Connection:
     @property
     def shown(self) -> str:
         """The address without its password."""
-        return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", self.url)
+        return hidden(self.url)
 
 
 async def _close_all(clients: Sequence[Any]) -> None:
@@ -330,86 +325,9 @@ async def _exchange(node: ClusterNode, commands: list[tuple[Value, ...]]) -> lis
         node.release(connection)
 
 
-def _retry() -> Retry:
-    return Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.3), 3, supported_errors=(foreign.ConnectionError,))
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-# --- addresses -------------------------------------------------------------------------------------------------------
-
-
-def _client(url: str, options: dict[str, Any]) -> Client:
-    """``redis://``, ``rediss://`` (TLS), ``unix://``, ``redis+cluster://``, ``redis+sentinel://`` -> a client."""
-    parts = urlsplit(url)
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    scheme = parts.scheme.replace("valkey", "redis")
-    user: dict[str, Any] = {"username": unquote(parts.username) if parts.username else None}
-    user["password"] = unquote(parts.password) if parts.password else None
-    if scheme == "unix":
-        return Redis(unix_socket_path=unquote(parts.path), db=_number(query.get("db", "0"), url), **user, **options)
-    tls = scheme.startswith("rediss")
-    tls_options: dict[str, Any] = _tls(query) if tls else {}
-    path = [unquote(piece) for piece in parts.path.split("/") if piece]
-    if scheme in ("redis", "rediss"):
-        database = _number(path[0] if path else query.get("db", "0"), url)
-        host, port = _hosts(parts.netloc, 6379, url)[0]
-        return Redis(host=host, port=port, db=database, ssl=tls, **tls_options, **user, **options)
-    if scheme in ("redis+cluster", "rediss+cluster", "cluster"):
-        nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379, url)]
-        retry = options.pop("retry")
-        return RedisCluster(startup_nodes=nodes, ssl=tls, retry=retry, **tls_options, **user, **options)
-    if scheme in ("redis+sentinel", "rediss+sentinel", "sentinel"):
-        if not path:
-            raise Refused(f"The address {_hidden(url)} must name the master: redis+sentinel://host:26379/mymaster/0.")
-        sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
-            _hosts(parts.netloc, 26379, url),
-            sentinel_kwargs={
-                "socket_timeout": 0.5,
-                "socket_connect_timeout": 0.5,
-                "protocol": 2,
-                "retry": Retry(NoBackoff(), 0),
-                "username": query.get("sentinel_username"),
-                "password": query.get("sentinel_password"),
-            },
-        )
-        database = _number(path[1] if len(path) > 1 else "0", url)
-        master = sentinels.master_for(
-            path[0], redis_class=Redis, db=database, ssl=tls, **tls_options, **user, **options
-        )
-        return cast("Redis", master)
-    raise Refused(
-        f"{_hidden(url)} is not an address of Redis: it begins with redis://, rediss://, unix://, redis+cluster://"
-        " or redis+sentinel://."
-    )
-
-
-def _tls(query: dict[str, str]) -> dict[str, Any]:
-    known = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
-    return {key: query[key] for key in known if key in query}
-
-
-def _hosts(netloc: str, port: int, url: str) -> list[tuple[str, int]]:
-    places = []
-    for place in netloc.rpartition("@")[2].split(","):
-        host, colon, text = place.rpartition(":")
-        if not colon or place.endswith("]"):
-            host, text = place, str(port)
-        places.append((host.strip("[]") or "127.0.0.1", _number(text, url)))
-    return places
-
-
-def _number(text: str, url: str) -> int:
-    if not text.isdigit():
-        raise Refused(f"The address {_hidden(url)} holds {text!r} where a number must stand.")
-    return int(text)
-
-
-def _hidden(url: str) -> str:
-    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url)
