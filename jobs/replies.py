@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -106,12 +107,23 @@ class SharedBackend:
         found = self._kept.find(name)
         if found is not None:
             return found
-        reply = await self._inner.complete(request)
+        async with at_provider(self._model):
+            reply = await self._inner.complete(request)
         self._kept.keep(name, reply, self._role, self._model)
         return reply
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+_places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
+
+
+def at_provider(model: optimizer.ModelSpec) -> asyncio.Semaphore:
+    """A place at the model's provider: all searches of this worker share them, whatever roles its models play."""
+    provider = model.api_base or model.model.partition("/")[0]
+    mine = _places.setdefault(asyncio.get_running_loop(), {})
+    return mine.setdefault(provider, asyncio.Semaphore(model.concurrency))
 
 
 def request_name(identity: str, request: optimizer.Request) -> str:

@@ -30,6 +30,7 @@ class StubModel:
         self.judge = "honest"
         self.down_after: int | None = None
         self.answered = 0
+        self.at_once = self.most_at_once = 0
         self.delay = 0.0
         self.url = ""
 
@@ -50,8 +51,11 @@ class StubModel:
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.calls.append(body)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         if self.delay:
             await asyncio.sleep(self.delay)
+        self.at_once -= 1
         if self.down_after is not None and self.answered >= self.down_after:
             return web.json_response({"error": {"message": "overloaded"}}, status=503)
         self.answered += 1

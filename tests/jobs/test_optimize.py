@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
+
 from jobs import optimize
 from registry import Registry, Settings
-from tests.jobs.conftest import Clock, samples, with_shop, work_for
+from tests.jobs.conftest import TASKS, Clock, samples, shop, with_shop, work_for
 from tests.jobs.stub_model import StubModel
 
 
@@ -34,3 +38,16 @@ async def test_a_better_prompt_becomes_a_version_and_waits_for_a_person(
     kinds = [e["kind"] for e in events]
     assert kinds[0] == "plan" and kinds[-1] == "end" and "generation" in kinds
     assert await registry.paid(run.id) == {}, "the shared journal goes when the run is over"
+
+
+async def test_two_searches_share_the_places_at_their_provider(
+    registry: Registry, settings: Settings, clock: Clock, model: StubModel
+) -> None:
+    narrow = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"calls_in_flight": 3})})
+    for name in ("one", "two"):
+        await with_shop(registry, msgspec.structs.replace(shop(), name=name))
+        await registry.record(samples(160, TASKS[:2], domain=name), [])
+    model.delay = 0.002
+    both = [work_for(registry, narrow, clock, "optimize", domain=d, budget={"calls": 150}) for d in ("one", "two")]
+    await asyncio.gather(*(optimize.run(work) for work in both))
+    assert model.most_at_once == 3
