@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -35,6 +35,8 @@ log = logging.getLogger("gateway")
 BACKLOG = 4096
 CRASHES, WINDOW = 5, 30.0
 """A worker that dies more than CRASHES times within WINDOW seconds is not started again: the gateway gives up."""
+
+OURS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 Reload = Callable[[], Settings]
 
@@ -55,6 +57,7 @@ class Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._drain)
         loop.add_signal_handler(signal.SIGHUP, self._read_again)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came during the start counts, too
         try:
             yield
         finally:
@@ -139,7 +142,7 @@ def serve(settings: Settings, workers: int | None = None, *, reload: Reload | No
         if count == 1:
             run_worker(settings, listeners[0], **share)
         else:
-            _keep_alive(settings, listeners, share)
+            Parent(settings, listeners, share).run()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         stop_storage()
@@ -193,26 +196,61 @@ def storage(settings: Settings, home: Path) -> tuple[str | None, Callable[[], No
     return embedded.url, embedded.stop
 
 
-def _keep_alive(settings: Settings, listeners: list[socket.socket], share: dict[str, Any]) -> None:
-    """Fork the workers, pass signals on, start again what dies."""
-    settle_memory()
-    running: dict[int, int] = {}
-    deaths: list[float] = []
-    ending = False
+class Parent:
+    """Forks the workers, passes signals on, starts again what dies."""
 
-    def begin(number: int) -> None:
-        pid = os.fork()
-        if pid:
-            running[pid] = number
-            return
+    def __init__(self, settings: Settings, listeners: list[socket.socket], share: dict[str, Any]) -> None:
+        self.settings = settings
+        self.listeners = listeners
+        self.share = share
+        self.running: dict[int, int] = {}
+        """Number of the worker by process id."""
+        self.ending = False
+
+    def run(self) -> None:
+        """Keep the workers alive until told to stop. Raises StartFailed when they cannot live."""
+        settle_memory()
+        for signum in OURS:
+            signal.signal(signum, self._pass_on)
+        for number in range(len(self.listeners)):
+            self._begin(number)
+        deaths: list[float] = []
+        while self.running:
+            pid, status = os.wait()
+            number = self.running.pop(pid, -1)
+            if number < 0 or self.ending:
+                continue
+            log.error("worker %d ended by itself (%s): starting it again", number, _how(status))
+            now = time.monotonic()
+            deaths = [when for when in deaths if now - when < WINDOW] + [now]
+            if len(deaths) > CRASHES:
+                self._pass_on(signal.SIGTERM, None)
+                raise StartFailed("The gateway's workers end as soon as they start: see the log above.")
+            self._begin(number)
+
+    def _begin(self, number: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # the child must not run this process's handlers
+        try:
+            if self.ending:
+                return
+            pid = os.fork()
+            if pid == 0:
+                self._work(number)
+            self.running[pid] = number
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
+
+    def _work(self, number: int) -> NoReturn:
+        """The child's life. SIGHUP stays blocked until the server handles it."""
         code = 1
         try:
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for signum in OURS:
                 signal.signal(signum, signal.SIG_DFL)
-            for other, listener in enumerate(listeners):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS - {signal.SIGHUP})
+            for other, listener in enumerate(self.listeners):
                 if other != number:
                     listener.close()
-            run_worker(settings, listeners[number], number=number, workers=len(listeners), **share)
+            run_worker(self.settings, self.listeners[number], number=number, workers=len(self.listeners), **self.share)
             code = 0
         except (StartFailed, RegistryError) as error:
             log.critical("%s", error)
@@ -222,35 +260,17 @@ def _keep_alive(settings: Settings, listeners: list[socket.socket], share: dict[
             logging.shutdown()
             os._exit(code)
 
-    def pass_on(signum: int, _frame: object) -> None:
-        nonlocal ending
-        if signum in (signal.SIGTERM, signal.SIGINT):
-            ending = True
-            for listener in listeners:
+    def _pass_on(self, signum: int, _frame: object) -> None:
+        if signum == signal.SIGHUP and self.share["reload"] is not None:
+            with contextlib.suppress(RegistryError):  # the workers say what is wrong with it
+                self.settings = self.share["reload"]()  # for those that are started later
+        elif signum != signal.SIGHUP:
+            self.ending = True
+            for listener in self.listeners:
                 listener.close()
-        for pid in list(running):
+        for pid in list(self.running):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, pass_on)
-    for number in range(len(listeners)):
-        begin(number)
-    while running:
-        try:
-            pid, status = os.wait()
-        except ChildProcessError:
-            break
-        number = running.pop(pid, -1)
-        if number < 0 or ending:
-            continue
-        log.error("worker %d ended by itself (%s): starting it again", number, _how(status))
-        now = time.monotonic()
-        deaths = [when for when in deaths if now - when < WINDOW] + [now]
-        if len(deaths) > CRASHES:
-            pass_on(signal.SIGTERM, None)
-            raise StartFailed("The gateway's workers end as soon as they start: see the log above.")
-        begin(number)
 
 
 def _how(status: int) -> str:
