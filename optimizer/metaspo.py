@@ -106,9 +106,11 @@ async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, 
             proposals = await _proposals(search, parents, number)
             outcome = await _race(search, proposals, number)
             _learn(search, proposals, outcome, number)
-            if reason_to_stop := _no_headroom(search):
-                return _found(search, search.incumbent, reason_to_stop)
-        await _final(search)
+            if no_headroom := preflight.no_headroom(search.tables, search.lead):
+                reason = no_headroom  # the holdout is paid for anyway and has the last word on the best so far
+                break
+        else:
+            await _final(search)
     except BudgetSpent as spent:
         reason = str(spent)
     if search.archive.best == search.incumbent:
@@ -296,11 +298,6 @@ def _better(search: Search, challenger: str, best: str) -> bool:
     """On everything both have answered, the challenger's gain exceeds what its length costs."""
     gain = search.board.compare(challenger, best).mean
     return challenger != best and gain > price(challenger) - price(best)
-
-
-def _no_headroom(search: Search) -> str:
-    """The headroom check: the first race shows diverse prompts, later ones add evidence where it was too thin."""
-    return preflight.no_headroom(search.tables, search.lead)
 
 
 async def _final(search: Search) -> None:

@@ -39,6 +39,11 @@ async def _adapt(spec: SearchSpec, evaluation: Evaluation, task: SearchTask) -> 
         new = [node for nodes in await together(made) for node in nodes]
         beam = top([*beam, *new], sizes.user_keep)
         evaluation.event(
-            "generation", f"{task.name}, round {round_number}: train score {beam[0].score:.3f}", task=task.name
+            "generation",
+            f"{task.name}, round {round_number}: train score {beam[0].score:.3f}",
+            task=task.name,
+            score=beam[0].score,
+            best=beam[0].user,
+            calls=evaluation.ledger.calls,
         )
     return beam
