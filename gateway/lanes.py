@@ -50,9 +50,12 @@ class Asked:
 class Lanes:
     """Both ways upstream, and the one more try."""
 
-    def __init__(self, wire: WireLane, translate: TranslateLane | None, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, wire: WireLane, translate: Callable[[], TranslateLane | None], monotonic: Callable[[], float]
+    ) -> None:
         self.wire = wire
         self.translate = translate
+        """The translate lane of the settings in force."""
         self.monotonic = monotonic
 
     async def ask(self, asked: Asked, router: Router, quiet: float) -> tuple[Reply, Pick]:
@@ -98,9 +101,10 @@ class Lanes:
             raise
 
     def _translator(self) -> TranslateLane:
-        if self.translate is None:
+        lane = self.translate()
+        if lane is None:
             raise RequestRefused(NO_TRANSLATION)
-        return self.translate
+        return lane
 
 
 @contextlib.contextmanager

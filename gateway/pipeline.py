@@ -103,7 +103,7 @@ class Pipeline:
         self.monotonic = monotonic
         self.random = random
         self.router = Router(house, monotonic, random)
-        self.lanes = Lanes(wire, neighbours.translate, monotonic)
+        self.lanes = Lanes(wire, lambda: neighbours.translate, monotonic)
         self.in_flight = 0
         self._finished: list[tuple[Exchange, bool]] = []
         self._call_soon = wire.watch.loop.call_soon

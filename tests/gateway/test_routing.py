@@ -288,3 +288,12 @@ async def test_a_reload_changes_targets_for_new_requests_only(tmp_path: Path) ->
         assert (await gate.ask())[2]["choices"][0]["message"]["content"] == "new"
         go.set()
         assert await asking == delta("old", "stop") + DONE
+
+
+async def test_a_reload_replaces_the_translate_lane(tmp_path: Path) -> None:
+    litellm = {"name": "other", "dialect": "litellm"}
+    async with upstream() as up, door(settings_for(tmp_path, litellm)) as gate:
+        before = gate.worker.pipeline.lanes.translate()
+        gate.worker.reload(settings_for(tmp_path, up))
+        assert gate.worker.pipeline.lanes.translate() is not before
+        assert (await gate.ask())[0] == 200
