@@ -264,15 +264,15 @@ def settings_for(home: Path, *upstreams: Any, **more: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def door(settings: Settings, *domains: DomainView) -> AsyncIterator[Door]:
-    """The gateway, serving ``domains``."""
+async def door(settings: Settings, *domains: DomainView, asgi: bool = False) -> AsyncIterator[Door]:
+    """The gateway, serving ``domains``; ``asgi``: under uvicorn's own protocol, as under any ASGI server."""
     worker = Worker(settings)
     app = RigApp(worker)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (GatewayProtocol,), {"worker": worker}),
+        http="httptools" if asgi else type("Protocol", (GatewayProtocol,), {"worker": worker}),
         ws="none",
         lifespan="on",
         log_config=None,

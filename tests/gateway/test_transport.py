@@ -688,3 +688,35 @@ async def test_unexpected_faults_are_logged_and_answered_in_shape(
         assert "failed inside the gateway" in caplog.text
         assert "hi" not in caplog.text.split()
         assert AUTH["authorization"] not in caplog.text
+
+
+async def test_the_same_application_under_any_asgi_server(tmp_path: Path) -> None:
+    async def reply(request: Request, wires: Wires) -> None:
+        if request.json["model"] == "hang":
+            await asyncio.sleep(30)
+        if request.json.get("stream"):
+            await asyncio.sleep(0.3)
+            await wires.stream(delta("a", "stop"), DONE)
+        else:
+            await wires.reply(completion())
+
+    limits = {"keepalive": 0.1, "max_body_bytes": 4096}
+    async with upstream(reply) as up, door(settings_for(tmp_path, up, gateway=limits), CARE, asgi=True) as gate:
+        seen = Seen(gate)
+        status, headers, _ = await gate.ask()
+        assert (status, headers["x-metaspo-version"]) == (200, "1")
+        async with gate.post(STREAM) as got:
+            body = await got.read()
+        assert body.startswith(b": waiting")
+        assert body.endswith(delta("a", "stop") + DONE)
+        assert (await gate.ask({**HELLO, "x": "y" * 5000}))[0] == 413
+        assert (await gate.ask(b"{"))[0] == 400
+        before = len(up.requests)
+        raw = json.dumps({**HELLO, "model": "hang"}).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+        writer.write(RAW + b"content-length: %d\r\n\r\n" % len(raw) + raw)
+        await until(lambda: len(up.requests) > before)
+        writer.transport.abort()
+        await asyncio.wait_for(up.lost.wait(), 2)
+        await until(lambda: seen.exchanges[-1].ending == "caller_gone")
+        assert gate.worker.pipeline.in_flight == 0
