@@ -362,6 +362,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 peer.idle_mb = megabytes(peer.pids)
                 for scenario in (SCENARIOS[1], SCENARIOS[5]):
                     bench.measure(peer, scenario, 0.7)
+            time.sleep(5.0)  # the first samples of the hour are scrubbed beside the requests: a start-up effect
             runs: dict[str, dict[str, list[dict[str, Any]]]] = {s.name: {p.name: [] for p in peers} for s in scenarios}
             for _ in range(options.rounds):
                 for scenario in scenarios:
