@@ -88,8 +88,8 @@ class Operator:
         body = {"unseen": unseen, "options": options, "why": why}
         return str(self._call("POST", self._path("optimize"), body)["run"])
 
-    def add_version(self, text: str) -> int:
-        return int(self._call("POST", self._path("versions"), {"system_prompt": text})["version"])
+    def add_version(self, text: str, why: str) -> int:
+        return int(self._call("POST", self._path("versions"), {"system_prompt": text, "why": why})["version"])
 
     def move(self, kind: str, **fields: Any) -> Json:
         """``promote``, ``canary``, ``rollback`` or ``abort``: returns the pointers after it."""

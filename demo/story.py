@@ -190,7 +190,7 @@ def bring_to_traffic(telling: Telling, run: Json) -> None:
         telling.show.fact(run.get("reason") or "The run says no reason.")
         found = (run.get("result") or {}).get("winner")
         text = found if found and found != FIRST_PROMPT else REHEARSAL_PROMPT
-        number = telling.operator.add_version(text)
+        number = telling.operator.add_version(text, "to rehearse with")
         telling.keep(version=number, finalist=number if text == found else None, promoted_by="operator_rehearsal")
         outcome = f"the gate said {gate['outcome']}" if gate else "there was nothing to put before the gate"
         why = f"REHEARSAL by the operator; {outcome}"

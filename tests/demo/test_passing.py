@@ -39,7 +39,7 @@ def test_a_passed_gate_leads_to_canary_promotion_and_back(tmp_path: Path, upstre
         front_door.house(load_settings(config, {}), say=said.append, config=config) as house,
         told_on(tmp_path, SIZES["full"], models, keys, Show(), house, {}, time.monotonic()) as telling,
     ):
-        version = telling.operator.add_version("Answer with one word.")
+        version = telling.operator.add_version("Answer with one word.", "a test")
         run = {
             "id": "run-1",
             "version": version,
