@@ -44,7 +44,7 @@ MOUNTED = {
     "runs": ("jobs.cli:runs", "Searches: list, show, resume."),
     "search": ("optimizer.cli:search", "The optimizer as a tool on files alone."),
     "estimate": ("optimizer.cli:estimate", "Calls, tokens and price of a search before it spends."),
-    "paper": ("optimizer.cli:paper", "The paper's protocol: methods x tasks."),
+    "paper": ("optimizer.paper.cli:paper", "The paper's protocol: methods x tasks, tables and figures."),
     "backup": ("registry.cli:backup", "Write the registry to one file."),
     "restore": ("registry.cli:restore", "Read the registry back from one file."),
 }

@@ -1,4 +1,4 @@
-"""The optimizer as a tool on files alone: ``metaspo search``, ``estimate``, ``paper`` and ``simulate``.
+"""The optimizer as a tool on files alone: ``metaspo search``, ``estimate`` and ``simulate``.
 
 Exit codes: 0 done, 1 failed with one sentence, 2 usage. Results go to standard output, progress to standard error.
 Ctrl-C leaves a run that ``--resume`` continues.
@@ -20,7 +20,7 @@ from optimizer.errors import OptimizerError
 from optimizer.records import Method
 
 if TYPE_CHECKING:
-    from optimizer.records import Event, SearchSpec, SearchTask
+    from optimizer.records import Event, SearchSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +29,7 @@ _METHODS = click.Choice(get_args(Method))
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def _told(command: Callable[P, R]) -> Callable[P, R]:
+def told(command: Callable[P, R]) -> Callable[P, R]:
     """Our errors as one sentence and exit code 1; Ctrl-C as the way to go on."""
 
     @functools.wraps(command)
@@ -96,7 +96,7 @@ def _spec(
 @click.option("--home", type=click.Path(path_type=Path), help="Where the journal lies; METASPO_SEARCH_HOME otherwise.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run of the same file: nothing is paid for twice.")
 @click.option("--json", "as_json", is_flag=True, help="End with the result as JSON.")
-@_told
+@told
 def search(
     file: Path,
     method: str | None,
@@ -124,14 +124,14 @@ def search(
     )
     with _Follower(spec.budget.calls) as follower:
         result = run_async(run(spec, clock=time.time, on_event=follower))
-    click.echo(_json(result_to_dict(result)) if as_json else result_page(result))
+    click.echo(json_text(result_to_dict(result)) if as_json else result_page(result))
 
 
 @click.command()
 @click.argument("file", type=_FILE)
 @_spec_options
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
-@_told
+@told
 def estimate(
     file: Path,
     method: str | None,
@@ -148,51 +148,7 @@ def estimate(
     found = predict(
         _spec(file, method=method, faithful=faithful, budget_calls=budget_calls, budget_usd=budget_usd, seed=seed)
     )
-    click.echo(_json(msgspec.to_builtins(found)) if as_json else estimate_page(found))
-
-
-@click.command()
-@click.argument("files", type=_FILE, nargs=-1, required=True)
-@click.option("--methods", default="", help="Comma-separated; metaspo-faithful is the published loop.")
-@click.option("--adapt", is_flag=True, help="Also tune each unseen task's user prompt under the frozen prompt.")
-@click.option("--budget-calls", type=click.IntRange(min=1), help="Most model calls of one search.")
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Most USD of one search.")
-@click.option("--seed", type=int, help="Random seed of all runs.")
-@click.option("--home", type=click.Path(path_type=Path), help="Where the journals lie; METASPO_SEARCH_HOME otherwise.")
-@click.option("--resume", is_flag=True, help="Go on with what an earlier call left: nothing is paid for twice.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@_told
-def paper(
-    files: tuple[Path, ...],
-    methods: str,
-    adapt: bool,
-    budget_calls: int | None,
-    budget_usd: float | None,
-    seed: int | None,
-    home: Path | None,
-    resume: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """The paper's protocol on FILES, one search file per domain: methods x unseen tasks, and test-time adaptation."""
-    from optimizer.paper import DEFAULT_METHODS, as_method, paper_page
-    from optimizer.paper import paper as run
-
-    changes: dict[str, Any] = {"budget_calls": budget_calls, "budget_usd": budget_usd, "seed": seed}
-    specs = [_spec(file, **changes, home=home, resume=resume) for file in files]
-    chosen = [name.strip() for name in methods.split(",") if name.strip()] or list(DEFAULT_METHODS)
-    for name in chosen:
-        as_method(specs[0], name)  # a wrong name is told before anything is spent
-    for file, spec in zip(files, specs, strict=True):
-        if not spec.unseen:
-            raise click.UsageError(f"{file} names no unseen task: give at least one `role: unseen`.")
-    adapted = _unseen_with_train(files) if adapt else None
-    with _Follower(None) as follower:
-        report = run_async(run(specs, chosen, adapt=adapted, clock=time.time, on_event=follower))
-    if out is not None:
-        out.write_text(_json(msgspec.to_builtins(report)) + "\n", encoding="utf-8")
-    click.echo(_json(msgspec.to_builtins(report)) if as_json else paper_page(report))
+    click.echo(json_text(msgspec.to_builtins(found)) if as_json else estimate_page(found))
 
 
 class _Simulations(click.Group):
@@ -215,13 +171,6 @@ def simulate() -> None:
     """Error rates of the gate and figures of the search on worlds with known truth."""
 
 
-def _unseen_with_train(files: tuple[Path, ...]) -> dict[str, SearchTask]:
-    """The unseen tasks of the files, loaded with their train rows, by name."""
-    from optimizer.search_file import load_unseen_with_train
-
-    return {task.name: task for file in files for task in load_unseen_with_train(file)}
-
-
 def run_async(work: Coroutine[Any, Any, R]) -> R:
     """Run one coroutine on uvloop where there is one, which halves what a call costs us."""
     import asyncio
@@ -234,7 +183,8 @@ def run_async(work: Coroutine[Any, Any, R]) -> R:
         return runner.run(work)
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 

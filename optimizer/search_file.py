@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from optimizer.errors import SearchFileError
-from optimizer.records import Budget, LoopSizes, Method, Models, ModelSpec, SearchSpec, SearchTask
+from optimizer.records import Budget, LoopSizes, Method, Models, ModelSpec, SearchSpec
 from optimizer.settings import Settings
 from optimizer.tasks import TaskSettings, load_task
 
@@ -21,7 +21,9 @@ _UNKNOWN = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?")
 _AT = re.compile(r"(?: - at `\$\.?([^`]*)`)$")
 
 
-class _ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
+class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """One model as a file names it."""
+
     model: str
     api_base: str | None = None
     api_key: str | None = None
@@ -37,11 +39,13 @@ class _ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     extra: dict[str, Any] = {}
 
 
-class _ModelsSettings(msgspec.Struct, forbid_unknown_fields=True):
-    base: _ModelSettings
-    optimizer: _ModelSettings | None = None
-    judge: _ModelSettings | None = None
-    audit_judge: _ModelSettings | None = None
+class ModelsSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """The four roles as a file names them."""
+
+    base: ModelSettings
+    optimizer: ModelSettings | None = None
+    judge: ModelSettings | None = None
+    audit_judge: ModelSettings | None = None
 
 
 class _BudgetSettings(Budget, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +58,7 @@ class _SizeSettings(LoopSizes, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     seed: str
-    models: _ModelsSettings
+    models: ModelsSettings
     tasks: list[TaskSettings]
     incumbent: str | None = None
     budget: _BudgetSettings = _BudgetSettings()
@@ -101,14 +105,7 @@ def load_search_file(path: Path, *, env: Mapping[str, str] | None = None) -> Sea
         seed_prompt=told.seed,
         incumbent=told.incumbent,
         tasks=tasks,
-        models=Models(
-            base=_model(path, "base", told.models.base, env, settings),
-            **{
-                role: _model(path, role, model, env, settings)
-                for role in ("optimizer", "judge", "audit_judge")
-                if (model := getattr(told.models, role)) is not None
-            },
-        ),
+        models=models_from(path, told.models, env, settings),
         method=msgspec.convert(told.method, Method),
         faithful=told.faithful,
         budget=Budget(calls=told.budget.calls, usd=told.budget.usd),
@@ -119,15 +116,16 @@ def load_search_file(path: Path, *, env: Mapping[str, str] | None = None) -> Sea
     )
 
 
-def load_unseen_with_train(path: Path) -> list[SearchTask]:
-    """The unseen tasks of a search file as tasks to learn from: what test-time adaptation tunes on."""
-    told = _read(path)
-    tasks = [(task, load_task(_folder(path, task.path), settings=task)) for task in told.tasks]
-    return [
-        load_task(_folder(path, settings.path), "source", settings=settings)
-        for settings, task in tasks
-        if task.role == "unseen"
-    ]
+def models_from(path: Path, told: ModelsSettings, env: Mapping[str, str], settings: Settings) -> Models:
+    """The models that a file names, keys and defaults filled in. Raises ``SearchFileError``."""
+    return Models(
+        base=model_from(path, "base", told.base, env, settings),
+        **{
+            role: model_from(path, role, model, env, settings)
+            for role in ("optimizer", "judge", "audit_judge")
+            if (model := getattr(told, role)) is not None
+        },
+    )
 
 
 def _read(path: Path) -> _File:
@@ -169,13 +167,13 @@ def _told(error: str) -> str:
 def _keys_at(place: str) -> tuple[str, ...]:
     kinds: dict[str, type[msgspec.Struct]] = {
         "": _File,
-        "models": _ModelsSettings,
+        "models": ModelsSettings,
         "budget": _BudgetSettings,
         "sizes": _SizeSettings,
     }
     if place.startswith("tasks["):
         return TaskSettings.__struct_fields__
-    return kinds.get(place, _ModelSettings).__struct_fields__
+    return kinds.get(place, ModelSettings).__struct_fields__
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:
@@ -188,7 +186,8 @@ def _folder(file: Path, told: str) -> Path:
     return beside if beside.is_dir() or not Path(told).is_dir() else Path(told)
 
 
-def _model(file: Path, role: str, told: _ModelSettings, env: Mapping[str, str], settings: Settings) -> ModelSpec:
+def model_from(file: Path, role: str, told: ModelSettings, env: Mapping[str, str], settings: Settings) -> ModelSpec:
+    """One model of a file, its key read from the environment where it says so. Raises ``SearchFileError``."""
     key = told.api_key
     for prefix in ("env:", "os.environ/"):
         if key and key.startswith(prefix):

@@ -1,0 +1,118 @@
+"""The tasks: one YAML file each, in ``tasks/`` beside this file and in any folder that a user names.
+
+A file says what the task asks, how it is scored, and which public data set its rows come from with the exact mapping.
+``docs/paper.md`` shows how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from optimizer.errors import DataError
+from optimizer.paper.names import nearest
+from optimizer.records import SLOT
+
+BUILT_IN = Path(__file__).parent / "tasks"
+PAPER_DOMAINS = ("medical", "reviews", "reasoning", "safety", "grounding")
+Quirk = Literal["", "option_letter", "first_integer", "bbh_option", "bbh_text", "union_f1", "squad_whole"]
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the rows come from: a data set of the ``datasets`` library and how one of its rows becomes one of ours.
+
+    ``question`` is a template over the row's fields (``{passage}``, ``{choices[0]}``). ``answer`` names the field of
+    the reference (a dotted path reaches inside), or is a template when it holds braces; ``map`` translates its values;
+    ``pick`` is a regular expression whose last match is the answer. A list gives several references, any of which is
+    right. ``where`` keeps rows whose fields have one of the given values, ``contains`` rows that hold one of the words.
+    When ``test`` names the same split as ``train`` the rows are shared out by the hash of the question. ``pairs`` turns
+    one row into several (field -> answer), each with its field's text as ``{text}``. ``class_names`` names a field
+    whose numbers stand for the names of its classes.
+    """
+
+    id: str
+    train: str
+    test: str
+    question: str
+    answer: str = ""
+    config: str | None = None
+    data_dir: str | None = None
+    class_names: str = ""
+    map: dict[str, str] = {}
+    pick: str = ""
+    where: dict[str, list[str]] = {}
+    contains: dict[str, list[str]] = {}
+    pairs: dict[str, str] = {}
+
+
+class PaperTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One task as its file says. The initial user prompt is ``prompt`` followed by ``suffix``, which holds the slot."""
+
+    name: str
+    domain: str
+    role: Literal["source", "unseen", "extra"]
+    metric: str
+    prompt: str
+    suffix: str
+    licence: str
+    labels: list[str] = []
+    judge: dict[str, Any] = {}
+    dataset: Origin | None = None
+    published: Quirk = ""
+    rows_of: str = ""
+    """The task whose local folder holds the rows (a ``_judged`` variant asks the same questions)."""
+    notes: str = ""
+
+    @property
+    def initial_prompt(self) -> str:
+        """The user prompt with its question slot."""
+        return f"{self.prompt.strip()}\n\n{self.suffix.strip()}"
+
+
+def catalogue(extra: Path | None = None) -> dict[str, PaperTask]:
+    """All tasks by name; those of the folder ``extra`` come on top and may replace built-in ones. Raises
+    ``DataError``."""
+    folders = [BUILT_IN, *([extra] if extra else [])]
+    tasks: dict[str, PaperTask] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder: `tasks` names a folder of task files (*.yaml).")
+        for path in sorted(folder.rglob("*.yaml")):
+            task = read_task_file(path)
+            tasks[task.name] = task
+    return tasks
+
+
+def read_task_file(path: Path) -> PaperTask:
+    """One task file. Raises ``DataError`` that names the file and what to mend."""
+    try:
+        task = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), PaperTask)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
+        raise DataError(f"{path}: no task file ({str(error).splitlines()[0]}).") from error
+    if task.suffix.count(SLOT) != 1 or SLOT in task.prompt:
+        raise DataError(f"{path}: `suffix` must hold the slot {SLOT} exactly once, and `prompt` not at all.")
+    return task
+
+
+def pick(tasks: Mapping[str, PaperTask], names: Iterable[str]) -> list[PaperTask]:
+    """The tasks called ``names``. Raises ``DataError`` that lists the nearest names for one that is not known."""
+    chosen = []
+    for name in names:
+        if name not in tasks:
+            raise DataError(f"The task {name!r} is not in the catalogue.{nearest(name, tasks)}")
+        chosen.append(tasks[name])
+    return chosen
+
+
+def domain_tasks(tasks: Mapping[str, PaperTask], domain: str) -> list[PaperTask]:
+    """The source and unseen tasks of a domain, in the order of their files. Raises ``DataError`` for an unknown
+    domain."""
+    found = [task for task in tasks.values() if task.domain == domain and task.role != "extra"]
+    if not found:
+        domains = {task.domain for task in tasks.values()}
+        raise DataError(f"The domain {domain!r} is not in the catalogue.{nearest(domain, sorted(domains))}")
+    return found

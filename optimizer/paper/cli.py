@@ -1,0 +1,170 @@
+"""``metaspo paper``: the paper's protocol from one file: ``init``, ``tasks``, ``estimate``, ``run``, ``report``,
+``judge``. Without one of these words the command is ``run``.
+
+Results go to standard output, progress to standard error. A run that was stopped goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from optimizer.cli import json_text, run_async, told
+
+if TYPE_CHECKING:
+    from optimizer.paper.protocol import Protocol
+
+_FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("paper.yaml"))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_CHANGES = (
+    click.option("--data", help="Folder of task folders; the public originals otherwise."),
+    click.option("--domain", "domains", multiple=True, help="Only this domain; may be given several times."),
+    click.option("--method", "methods", multiple=True, help="Only this method; may be given several times."),
+    click.option("--seed", "seeds", multiple=True, type=int, help="Only this seed; may be given several times."),
+    click.option("--train-rows", type=int, help="Rows per task that a search may learn from."),
+    click.option("--test-rows", type=int, help="Rows per task that score."),
+    click.option("--fewer", is_flag=True, default=None, help="Take what there is where a task has fewer rows."),
+    click.option("--home", help="Where journals, finished cells and results lie."),
+)
+
+
+class _RunByDefault(click.Group):
+    """A group whose command is ``run`` when the first word is none of its commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def _changed(command: Any) -> Any:
+    for option in reversed(_CHANGES):
+        command = option(command)
+    return command
+
+
+def _protocol(file: Path, changes: dict[str, Any]) -> Protocol:
+    from optimizer.paper.protocol import load_protocol
+
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in changes.items()}
+    return load_protocol(file, {name: value for name, value in given.items() if value not in (None, [])})
+
+
+@click.group(cls=_RunByDefault)
+def paper() -> None:
+    """The paper's protocol: methods x tasks, tables and figures. Without a command's name: run."""
+
+
+@paper.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("paper.yaml"))
+@told
+def init(file: Path) -> None:
+    """Write an example of the protocol's FILE (paper.yaml)."""
+    from optimizer.paper.protocol import EXAMPLE
+
+    if file.exists():
+        raise click.ClickException(f"{file} is there already: it was left as it is.")
+    file.write_text(EXAMPLE, encoding="utf-8")
+    click.echo(f"{file} is written. Name your models in it, then: metaspo paper estimate {file}")
+
+
+@paper.command()
+@click.option("--tasks", type=click.Path(path_type=Path), help="A folder with task files of your own.")
+@_JSON
+@told
+def tasks(tasks: Path | None, as_json: bool) -> None:
+    """List the tasks that are known, with their role, metric, data set and licence."""
+    from optimizer.paper.catalogue import catalogue
+
+    found = sorted(catalogue(tasks).values(), key=lambda task: (task.domain, task.role, task.name))
+    if as_json:
+        click.echo(json_text(msgspec.to_builtins(found)))
+        return
+    for task in found:
+        origin = task.dataset.id if task.dataset else "a folder of yours"
+        click.echo(f"{task.domain:12} {task.name:26} {task.role:7} {task.metric:12} {origin}, {task.licence}")
+
+
+@paper.command()
+@_FILE
+@_changed
+@click.option("--calls-per-second", type=click.FloatRange(min=0, min_open=True), help="Pace of the base model.")
+@click.option("--optimizer-seconds", default=20.0, show_default=True, help="Seconds of one optimizer call.")
+@_JSON
+@told
+def estimate(
+    file: Path, calls_per_second: float | None, optimizer_seconds: float, as_json: bool, **changes: Any
+) -> None:
+    """Say how many calls FILE takes at most, cell by cell, and how long at a pace. Calls no model."""
+    from optimizer.paper.page import estimate_page
+    from optimizer.paper.protocol import cells_of
+    from optimizer.paper.run import Run
+
+    run = Run(_protocol(file, changes), clock=time.time, say=lambda line: click.echo(line, err=True))
+    run.load_tasks()
+    rows = [(cell, run.estimate(cell)) for cell in cells_of(run.protocol)]
+    pace = (calls_per_second, optimizer_seconds) if calls_per_second else None
+    if as_json:
+        cells = [{"cell": cell.title, **msgspec.to_builtins(found), "calls": found.calls} for cell, found in rows]
+        click.echo(json_text({"cells": cells, "calls": sum(found.calls for _, found in rows)}))
+    else:
+        click.echo(estimate_page(rows, pace))
+
+
+@paper.command()
+@_FILE
+@_changed
+@click.option("--verbose", is_flag=True, help="Tell what the searches tell.")
+@_JSON
+@told
+def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
+    """Run FILE (paper.yaml), going on where it was stopped; ends with the tables."""
+    from optimizer.evaluation import ignore
+    from optimizer.paper.page import report_page
+    from optimizer.paper.run import Run
+    from optimizer.records import Event
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    def follow(event: Event) -> None:
+        if event.message:
+            say(f"    {event.kind}: {event.message}")
+
+    protocol = _protocol(file, changes)
+    running = Run(protocol, clock=time.time, say=say, on_event=follow if verbose else ignore)
+    try:
+        rows = run_async(running.all())
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"Stopped. Nothing paid for is lost: the same command goes on, and `metaspo paper report "
+            f"{protocol.home / 'raw.jsonl'}` shows what there is."
+        ) from None
+    click.echo(json_text(msgspec.to_builtins(rows)) if as_json else report_page(rows))
+    sys.stderr.write(f"raw results: {protocol.home / 'raw.jsonl'}\n")
+
+
+@paper.command()
+@click.argument("raw", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--as-published", is_flag=True, help="Score the same replies by the published metrics, quirks and all.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write report.md, .json, .csv and SVGs.")
+@_JSON
+@told
+def report(raw: Path, as_published: bool, out: Path | None, as_json: bool) -> None:
+    """Make every table and figure from RAW, the raw results of a run, finished or not."""
+    from optimizer.paper.page import report_dict, report_page, write_report
+    from optimizer.paper.raw import read_prompts, read_raw
+
+    rows, prompts = read_raw(raw), read_prompts(raw.parent / "prompts.jsonl")
+    if out is not None:
+        for path in write_report(out, rows, prompts, as_published=as_published):
+            click.echo(f"written: {path}", err=True)
+    if as_json:
+        click.echo(json_text(report_dict(rows, as_published=as_published)))
+    else:
+        click.echo(report_page(rows, prompts, as_published=as_published))

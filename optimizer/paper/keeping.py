@@ -1,0 +1,125 @@
+"""What a run keeps in its home: one file per finished cell, and made from them the raw results, the prompts and the
+ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from optimizer.baselines import PROMPTS
+from optimizer.errors import DataError
+from optimizer.journal import Journal
+from optimizer.paper.finding import Outcome
+from optimizer.paper.measure import journal_spec
+from optimizer.paper.protocol import GLOBAL, Cell, Protocol, sources_of, unseen_of
+from optimizer.paper.raw import FoundPrompt, RawRow, write_lines
+from optimizer.paper.user_prompts import UserPrompts
+from optimizer.records import Record, SearchTask
+from optimizer.runs import fingerprint
+
+
+class CellResult(Record, frozen=True, kw_only=True):
+    """A finished cell as its file says."""
+
+    outcome: Outcome
+    rows: tuple[RawRow, ...] = ()
+    left_out: str = ""
+    seconds: float = 0.0
+    fresh_calls: int = 0
+
+
+class Ledger(Record, frozen=True, kw_only=True):
+    """What the run made in fact: ``ledger.json`` beside the raw results.
+
+    ``calls`` are all that were paid for, those of unfinished cells included; ``estimated_calls`` is the most that was
+    foreseen for the finished cells; ``left_out`` says why a cell has no rows.
+    """
+
+    cells: int = 0
+    finished: int = 0
+    calls: int = 0
+    estimated_calls: int = 0
+    seconds: float = 0.0
+    left_out: dict[str, str] = {}  # noqa: RUF012 -- msgspec copies it
+
+
+def cell_file(
+    protocol: Protocol, cell: Cell, tasks: Mapping[str, SearchTask], user_prompts: Mapping[str, UserPrompts]
+) -> Path:
+    """The cell's file; its name changes with everything that decides the result, and with nothing else."""
+    entries = (*sources_of(protocol, cell.domain), *unseen_of(protocol, cell.domain))
+    models = protocol.models
+    if cell.base:
+        models = replace(models, base=protocol.other_bases[cell.base - 1])
+    if not cell.adapted and cell.method in (*PROMPTS, "constant"):
+        models = replace(models, optimizer=None)
+    spec = replace(
+        journal_spec(models, tasks[entries[0].name], protocol.home),
+        models=models,
+        tasks=tuple(tasks[entry.name] for entry in entries),
+        sizes=protocol.sizes,
+        seed=cell.seed,
+    )
+    prompts = [user_prompts[entry.name].sha256 for entry in entries if entry.role == "unseen"]
+    decisive = (cell, protocol.seed_prompt, protocol.ask, protocol.budget_calls, protocol.measure_sources, prompts)
+    digest = hashlib.sha256(msgspec.json.encode(decisive))
+    digest.update(fingerprint(spec).encode())
+    title = cell.title.replace(", ", "-").replace(" ", "_")
+    return protocol.home / "cells" / f"{title}-{digest.hexdigest()[:10]}.json"
+
+
+def read_cell(path: Path) -> CellResult | None:
+    """A finished cell, or None. Raises ``DataError`` for a damaged file."""
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CellResult)
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path} is damaged ({error}): remove it, its calls are still in the journals.") from error
+
+
+def publish(home: Path, done: Mapping[Cell, CellResult], *, cells: int, estimated: int) -> None:
+    """Write raw results, prompts and ledger of the finished cells."""
+    write_lines(home / "raw.jsonl", [row for found in done.values() for row in found.rows])
+    prompts = {
+        cell.found_by: FoundPrompt(
+            sha256=sha256_of(found.outcome.prompt),
+            method=cell.method,
+            domain=cell.domain,
+            scope="global" if cell.domain == GLOBAL else "domain",
+            seed=cell.seed,
+            prompt=found.outcome.prompt,
+            reason=found.outcome.reason,
+        )
+        for cell, found in done.items()
+        if not found.left_out and cell.method != "constant"
+    }
+    write_lines(home / "prompts.jsonl", prompts.values())
+    ledger = Ledger(
+        cells=cells,
+        finished=len(done),
+        calls=_paid(home),
+        estimated_calls=estimated,
+        seconds=round(sum(found.seconds for found in done.values()), 1),
+        left_out={cell.title: found.left_out for cell, found in done.items() if found.left_out},
+    )
+    write_lines(home / "ledger.json", [ledger])
+
+
+def sha256_of(text: str) -> str:
+    """The hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _paid(home: Path) -> int:
+    """Calls ever paid for in this home, interrupted sessions included: what the journals hold."""
+    total = 0
+    for path in sorted(home.rglob("*.journal")):
+        journal = Journal(path)
+        total += journal.count()
+        journal.close()
+    return total

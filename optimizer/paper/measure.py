@@ -1,0 +1,142 @@
+"""A system prompt measured on one task's test rows, under one or several user prompts: the same way for every method.
+
+Each question is asked under every user prompt (``all``, as published) or each under one of them in turn (``rotate``:
+the mean over prompts at a fraction of the calls). Replies to the same request are paid for once, whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from optimizer.errors import DataError
+from optimizer.evaluation import Evaluation
+from optimizer.models import Backend
+from optimizer.paper.catalogue import Quirk
+from optimizer.paper.quirks import published_score
+from optimizer.records import Example, ModelRole, Models, Rollout, SearchSpec, SearchTask, TaskScore
+from optimizer.scoring import task_score
+
+Backends = Mapping[ModelRole, Backend] | None
+Pair = tuple[Example, int]
+"""A question and the number of the user prompt that it is asked under."""
+JOURNAL_SEED = 42
+"""One journal per task and base model, whatever the seed of the search."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The score over all (question, user prompt) pairs, and what is beside it."""
+
+    score: TaskScore
+    by_prompt: tuple[float, ...]
+    published: float | None
+    questions: int
+    answers: int
+    judge_calls: int
+    fresh_calls: int
+
+
+def pairs_of(examples: Sequence[Example], prompts: int, ask: str) -> list[Pair]:
+    """Which question is asked under which user prompt, prompt by prompt."""
+    if ask == "rotate":
+        return [(e, number) for number in range(prompts) for e in examples[number::prompts]]
+    return [(example, number) for number in range(prompts) for example in examples]
+
+
+async def measure(
+    models: Models,
+    task: SearchTask,
+    system: str,
+    prompts: Sequence[str],
+    *,
+    ask: str,
+    quirk: Quirk,
+    home: Path,
+    clock: Callable[[], float],
+    backends: Backends = None,
+    examples: Sequence[Example] | None = None,
+) -> Measured:
+    """``system`` on ``examples`` (the task's test rows by default). Raises ``OptimizerError`` as a search does."""
+    rows = task.holdout if examples is None else examples
+    if not rows:
+        raise DataError(f"The task {task.name} has no row to be measured on.")
+    pairs = pairs_of(rows, len(prompts), ask)
+    async with Evaluation.open(journal_spec(models, task, home), clock=clock, backends=backends) as evaluation:
+        rollouts: list[Rollout] = []
+        for number, group in groupby(pairs, key=lambda pair: pair[1]):
+            asked = [example for example, _ in group]
+            rollouts += await evaluation.rollouts(system, task, prompts[number], asked)
+        ledger = evaluation.ledger
+        evaluation.finished()
+    judge = ledger.roles.get("judge")
+    return summed(
+        task,
+        pairs,
+        rollouts,
+        quirk,
+        judge_calls=judge.requested if judge else 0,
+        fresh=sum(row.paid - row.replayed for row in ledger.roles.values()),
+    )
+
+
+def journal_spec(models: Models, task: SearchTask, home: Path) -> SearchSpec:
+    """The spec whose journal holds every measurement of ``task`` with these models."""
+    return SearchSpec(
+        seed_prompt="",
+        tasks=(task,),
+        models=Models(base=models.base, judge=models.judge),
+        method="default",
+        seed=JOURNAL_SEED,
+        home=home,
+        resume=True,
+    )
+
+
+def constant_answer(task: SearchTask, quirk: Quirk) -> tuple[Measured, str]:
+    """What the most frequent answer of the test rows scores, whatever is asked, and that answer. Calls no model."""
+    counted = Counter(example.answers[0] for example in task.holdout if example.answers)
+    if not counted or task.judge.kind == "rubric":
+        raise DataError(f"The task {task.name} is scored by a judge: no answer fits all of its questions.")
+    answer = counted.most_common(1)[0][0]
+    folded = answer.casefold()
+    rollouts = [
+        Rollout(
+            example_id=example.id,
+            text=f"<answer>{answer}</answer>" if quirk != "squad_whole" else answer,
+            score=float(any(folded == right.casefold() for right in example.answers)),
+            answer=answer,
+        )
+        for example in task.holdout
+    ]
+    return summed(task, [(example, 0) for example in task.holdout], rollouts, quirk), answer
+
+
+def summed(
+    task: SearchTask,
+    pairs: Sequence[Pair],
+    rollouts: Sequence[Rollout],
+    quirk: Quirk,
+    *,
+    judge_calls: int = 0,
+    fresh: int = 0,
+) -> Measured:
+    """The measured score of ``rollouts``, one per pair; the interval counts a question's replies as one cluster."""
+    by_prompt = []
+    numbers = [number for _, number in pairs]
+    for number in sorted(set(numbers)):
+        chosen = [place for place, of in enumerate(numbers) if of == number]
+        part = task_score(task.judge, [pairs[place][0] for place in chosen], [rollouts[place] for place in chosen])
+        by_prompt.append(part.interval.score)
+    return Measured(
+        score=task_score(task.judge, [example for example, _ in pairs], rollouts),
+        by_prompt=tuple(by_prompt),
+        published=published_score(quirk, [example.answers for example, _ in pairs], [r.text for r in rollouts]),
+        questions=len({example.id for example, _ in pairs}),
+        answers=len(rollouts),
+        judge_calls=judge_calls,
+        fresh_calls=fresh,
+    )

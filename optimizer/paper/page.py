@@ -1,0 +1,133 @@
+"""The report: tables as Markdown, CSV and JSON, figures as SVG."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from optimizer.paper.beside import as_published as quirky_tables
+from optimizer.paper.beside import beside_published
+from optimizer.paper.estimate import CellEstimate
+from optimizer.paper.figures import figures
+from optimizer.paper.protocol import Cell
+from optimizer.paper.raw import FoundPrompt, RawRow
+from optimizer.paper.tables import Shown, Table, Value, label_of, tables
+
+_COUNTS = {"runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens", "user prompts"}
+
+
+def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> list[Table]:
+    """Every table that the rows can fill."""
+    return [*tables(rows), *beside_published(rows), *(quirky_tables(rows) if as_published else [])]
+
+
+def report_page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt] = (), *, as_published: bool = False) -> str:
+    """The report as Markdown."""
+    return "\n".join(_page(rows, prompts, as_published)) + "\n"
+
+
+def report_dict(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[str, Any]:
+    """The report as plain JSON values: scores are 0..1."""
+    made = all_tables(rows, as_published=as_published)
+    return {"about": _about(rows), "tables": [msgspec.to_builtins(table) for table in made]}
+
+
+def write_report(
+    folder: Path, rows: Sequence[RawRow], prompts: Sequence[FoundPrompt] = (), *, as_published: bool = False
+) -> list[Path]:
+    """Write report.md, report.json, one CSV per table and the figures into ``folder``; the paths written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = figures(rows)
+    page = report_page(rows, prompts, as_published=as_published)
+    page += "".join(f"\n![{name.replace('_', ' ')}]({name}.svg)\n" for name in drawn)
+    encoded = msgspec.json.format(msgspec.json.encode(report_dict(rows, as_published=as_published)))
+    files = {"report.md": page, "report.json": encoded.decode() + "\n"}
+    files |= {f"{table.name}.csv": _csv(table) for table in all_tables(rows, as_published=as_published)}
+    files |= {f"{name}.svg": text for name, text in drawn.items()}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def markdown(table: Table) -> str:
+    """One table with its title and its note."""
+    lines = [f"### {table.title}", "", "| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
+    for row in table.rows:
+        cells = [_text(value, column) for value, column in zip(row, table.columns, strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *(["", table.note] if table.note else [])])
+
+
+def estimate_page(rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, float] | None) -> str:
+    """The most calls of every cell, and hours at ``pace`` (base calls per second, seconds per optimizer call)."""
+    head = f"{'cell':56} {'search':>9} {'optimizer':>9} {'measuring':>9}" + (f" {'hours':>7}" if pace else "")
+    lines = [head]
+    for cell, found in rows:
+        line = f"{cell.title:56} {found.search_base:>9,} {found.search_optimizer:>9,} {found.measuring:>9,}"
+        lines.append(line + (f" {found.seconds(*pace) / 3600:>7.2f}" if pace else ""))
+    total = f"{sum(found.calls for _, found in rows):,} calls at most"
+    if pace:
+        total += f", {sum(found.seconds(*pace) for _, found in rows) / 3600:.1f} hours at this pace"
+    return "\n".join([*lines, "", f"{total}. Requests that repeat (fixed prompts of further seeds) cost nothing."])
+
+
+def _page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt], quirky: bool) -> Iterator[str]:
+    about = _about(rows)
+    yield f"Protocol {', '.join(about['protocols'])}: base {', '.join(about['base_models'])}; optimizer " + (
+        f"{', '.join(about['optimizer_models']) or 'none'}; seeds {', '.join(map(str, about['seeds']))}; "
+        f"{about['rows']} raw rows."
+    )
+    for table in all_tables(rows, as_published=quirky):
+        yield ""
+        yield markdown(table)
+    if prompts:
+        yield ""
+        yield "### The prompts"
+        used = {row.prompt_sha256 for row in rows}
+        for found in prompts:
+            if found.sha256 in used:
+                yield ""
+                yield f"**{label_of(found.method, found.scope)}**, {found.domain}, seed {found.seed}. {found.reason}"
+                yield ""
+                yield "\n".join(f"    {line}" for line in (found.prompt or "(empty)").splitlines())
+
+
+def _about(rows: Sequence[RawRow]) -> dict[str, Any]:
+    return {
+        "protocols": sorted({row.protocol for row in rows}),
+        "base_models": sorted({row.base_model for row in rows}),
+        "optimizer_models": sorted({row.optimizer_model for row in rows if row.optimizer_model}),
+        "seeds": sorted({row.seed for row in rows}),
+        "rows": len(rows),
+    }
+
+
+def _text(value: Value, column: str) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Shown):
+        seeds = f", {value.seeds} seeds" if value.seeds > 1 else ""
+        bounds = "" if value.low is None or value.high is None else f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+        return f"{100 * value.score:.1f}{bounds} (n={value.n}{seeds})"
+    if isinstance(value, str):
+        return value.replace("|", "\\|")
+    return f"{value:,.0f}" if column in _COUNTS else f"{100 * value:.1f}"
+
+
+def _csv(table: Table) -> str:
+    """A row per cell of the table: everything a score has, in columns of its own."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("row", "column", "value", "low", "high", "n", "seeds"))
+    for row in table.rows:
+        for column, value in zip(table.columns[1:], row[1:], strict=True):
+            if isinstance(value, Shown):
+                writer.writerow((row[0], column, value.score, value.low, value.high, value.n, value.seeds))
+            else:
+                writer.writerow((row[0], column, value, None, None, None, None))
+    return out.getvalue()
