@@ -19,6 +19,7 @@ LONGEST = 350
 LONG_FOR_A_REASON = {
     "gateway/console/views.py": "one function a page, no two alike",
     "gateway/protocol.py": "one state machine: a connection from its first byte to its last",
+    "gateway/sampling.py": "one queue, from the reply to the registry, with its counters",
     "gateway/scrub.py": "a table of patterns, each with its proof",
     "gateway/upstream.py": "one state machine: an upstream connection and its pool",
     "gateway/worker.py": "what one process holds, started and stopped in one place",
