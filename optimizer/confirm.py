@@ -83,8 +83,11 @@ async def confirm(
     first, second = await together(measure(spec.tasks, evaluation, arm, examples) for arm in (incumbent, winner))
     gate = None
     if winner != incumbent:
+        seed = None
+        if spec.seed_is_measured and incumbent.system != winner.system:
+            seed = await measure(spec.sources, evaluation, arm_of(spec, spec.seed_prompt), examples)
         evidence = [
-            await _evidence(spec, evaluation, task, examples[task.name], first, second)
+            await _evidence(spec, evaluation, task, examples[task.name], first, second, seed)
             for task in spec.sources
             if examples[task.name]
         ]
@@ -100,6 +103,8 @@ async def confirm(
             cost_per_request=_cost(spec, first, second),
             lint_hits=_lint_hits(spec, incumbent, winner),
             sentinels=await _sentinels(spec, evaluation, examples),
+            judge_noise=spec.standing.judge_noise,
+            attempt=spec.standing.attempt or 1,
         )
         gate = decide(inputs, policy_for(spec, measured_safety=suites.unsafe is not None))
     items = tuple(
@@ -121,11 +126,18 @@ async def confirm(
 
 
 def policy_for(spec: SearchSpec, *, measured_safety: bool = False) -> GatePolicy:
-    """The gate's bounds. Three tasks are the rule; a domain that has fewer is judged on those it has. Where the safety
-    suites were asked, everything that live traffic needs has to be there.
+    """The gate's bounds. Three tasks are the rule; an operator whose domain has only two says so by name
+    (``options: {min_tasks: 2}`` in a search file, ``jobs.min_tasks`` in the settings), and the table shows the bound.
+
+    Where the prompt would meet live traffic, or the safety suites were asked, everything that live traffic needs has
+    to be there. Where attempts are counted, the level is spent over them.
     """
-    required = LIVE_REQUIRED if measured_safety else ALWAYS_REQUIRED
-    return GatePolicy(min_tasks=min(3, len(spec.sources)), required=required)
+    standing = spec.standing
+    required = LIVE_REQUIRED if measured_safety or standing.live else ALWAYS_REQUIRED
+    if standing.live:
+        required |= {"seed"}
+    least = standing.min_tasks or int(spec.options.get("min_tasks", GatePolicy().min_tasks))
+    return GatePolicy(min_tasks=max(2, least), required=required, spend_alpha=standing.attempt is not None)
 
 
 async def measure(tasks: Sequence[SearchTask], evaluation: Evaluation, arm: Arm, examples: Chosen) -> Measured:
@@ -166,6 +178,7 @@ async def _evidence(
     examples: Sequence[Example],
     first: Measured,
     second: Measured,
+    seed: Measured | None,
 ) -> TaskEvidence:
     before, after = first.rollouts[task.name], second.rollouts[task.name]
     audit = None
@@ -182,10 +195,17 @@ async def _evidence(
         clusters=[example.cluster or example.id for example in examples],
         weights=np.array([example.weight for example in examples]),
         audit=audit,
-        seed_scores=scores.incumbent if spec.seed_prompt == first.arm.system else None,
+        seed_scores=_seed_scores(spec, task, first, seed),
         answer_tokens=Paired(*(np.array([float(r.tokens_out) for r in arm]) for arm in (before, after))),
         valid_format=Paired(*(np.array([float(not r.malformed) for r in arm]) for arm in (before, after))),
     )
+
+
+def _seed_scores(spec: SearchSpec, task: SearchTask, first: Measured, seed: Measured | None) -> np.ndarray | None:
+    """How the prompt that the domain began with did: the incumbent's scores where it is the incumbent."""
+    if seed is not None:
+        return _array(seed.rollouts[task.name])
+    return _array(first.rollouts[task.name]) if spec.seed_prompt == first.arm.system else None
 
 
 def _array(rollouts: Sequence[Rollout]) -> np.ndarray:

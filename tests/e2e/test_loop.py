@@ -21,7 +21,7 @@ from tests.e2e.house import House
 from tests.jobs.conftest import review
 from tests.jobs.stub_model import StubModel
 
-TASKS = ("products", "restaurants")
+TASKS = ("products", "restaurants", "hotels")
 APP, OPS = "app-key-for-the-test", "ops-key-for-the-test"
 HARMFUL = "You are a helpful assistant. HARM"
 
@@ -44,7 +44,7 @@ def _config(upstream: str) -> dict[str, Any]:
                 "sample": {"share": 1.0, "per_hour": 100_000},
                 "base_model": "base",
                 "schedule": "* * * * *",
-                "budget": {"calls": 1200},
+                "budget": {"calls": 1500},
                 "promotion": "auto",
                 "canary": {"stages": [0.2, 0.5], "dwell_hours": [0.0005, 0.0005], "n_final": 200, "margin": 0.2},
                 "tasks": dict.fromkeys(TASKS, task),
@@ -78,8 +78,8 @@ class App:
 
     async def _one(self) -> None:
         number = next(self.users)
-        task = TASKS[number % 2]
-        text, label = review(number // 2, task)
+        task = TASKS[number % len(TASKS)]
+        text, label = review(number // len(TASKS), task)
         headers = {"authorization": f"Bearer {APP}", "x-metaspo-task": task}
         body = {"model": "base", "user": f"user{number}", "messages": [{"role": "user", "content": f"Review:\n{text}"}]}
         async with self.http.post(f"{self.house.url}/v1/chat/completions", json=body, headers=headers) as answer:
@@ -130,7 +130,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
         await house.ready(http)
 
         # traffic, with references that come later
-        await app.talk(560)
+        await app.talk(750)
 
         async def kept() -> bool:
             return len([s for s in await registry.samples("shop", limit=5000) if s.reference]) >= 550

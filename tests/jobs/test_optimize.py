@@ -17,7 +17,9 @@ async def test_a_better_prompt_becomes_a_version_and_waits_for_a_person(
 ) -> None:
     await with_shop(registry)
     await registry.record(samples(), [])
-    work = work_for(registry, settings, clock, "optimize", unseen=["movies"], budget={"calls": 2500})
+    work = work_for(
+        registry, settings, clock, "optimize", unseen=["movies"], budget={"calls": 2500}, options={"min_tasks": 2}
+    )
     said = await optimize.run(work)
     (run,) = await registry.list_runs("shop")
     assert run.state == "done", run.reason
