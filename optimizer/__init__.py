@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         SearchSpec,
         SearchTask,
         SplitScores,
+        Standing,
         TaskScore,
         Verdict,
     )
@@ -100,6 +101,7 @@ _HOME = {
         "SearchSpec",
         "SearchTask",
         "SplitScores",
+        "Standing",
         "TaskScore",
         "Verdict",
     ),
@@ -145,6 +147,7 @@ __all__ = [
     "SearchTask",
     "Settings",
     "SplitScores",
+    "Standing",
     "TaskScore",
     "Verdict",
     "check",

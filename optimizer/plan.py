@@ -85,7 +85,7 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     chosen = {name: spec.options[name] for name in Plan.__struct_fields__ if isinstance(spec.options.get(name), int)}
     holdout, unseen = _confirmation(spec, usable)
     holdout, unseen = chosen.get("holdout_per_task", holdout), chosen.get("unseen_per_task", unseen)
-    confirm = 2 * holdout * tasks + 2 * unseen * len(spec.unseen)
+    confirm = _prompts(spec) * holdout * tasks + 2 * unseen * len(spec.unseen)
     beside = _BASELINES * len(spec.tasks)
     baseline = int(BASELINE_SHARE * usable / beside) if BASELINE_SHARE * usable >= 10 * beside else 0
     search = max(0.0, usable - confirm - baseline * beside)
@@ -147,15 +147,20 @@ def _safety(spec: SearchSpec, total: int) -> int:
 
 
 def _confirmation(spec: SearchSpec, usable: float) -> tuple[int, int]:
-    """Holdout examples per source task and examples per unseen task, for two prompts each."""
+    """Holdout examples per source task and examples per unseen task, for each prompt that the gate compares."""
     most = max((len(task.holdout) for task in spec.sources), default=0)
     most_unseen = max((len(task.holdout) for task in spec.unseen), default=0)
-    weight = 2 * len(spec.sources) + len(spec.unseen)
+    weight = _prompts(spec) * len(spec.sources) + len(spec.unseen)
     holdout = int(0.4 * usable / weight) if weight else 0
     if usable >= 2 * GATE_EXAMPLES * weight:
         holdout = max(holdout, GATE_EXAMPLES)
     holdout = min(most, holdout)
     return holdout, min(most_unseen, max(1, holdout // 2) if holdout else 0)
+
+
+def _prompts(spec: SearchSpec) -> int:
+    """Prompts that the gate compares on the holdout: incumbent, winner, and the seed where that is a third one."""
+    return 3 if spec.seed_is_measured else 2
 
 
 def _race_sizes(calls: float, tasks: int) -> tuple[int, tuple[Rung, ...]]:

@@ -190,6 +190,20 @@ class LoopSizes(Record, frozen=True, kw_only=True):
     system_failures: int = 2
 
 
+class Standing(Record, frozen=True, kw_only=True):
+    """What a domain's past says to the gate. The default is a search on files: nothing is known and nothing counted.
+
+    ``attempt`` counts confirmations in the domain since its last promotion, from 1, and spends the gate's alpha over
+    them; None spends nothing. ``judge_noise``: (share of verdicts that change when judged again, the highest that the
+    judge's past allows). ``live``: the prompt would meet traffic, so everything that traffic needs has to be measured.
+    """
+
+    attempt: int | None = None
+    judge_noise: tuple[float, float] | None = None
+    live: bool = False
+    min_tasks: int | None = None
+
+
 class SearchSpec(Record, frozen=True, kw_only=True):
     """Everything one search needs: from a search file, or built by a job."""
 
@@ -205,12 +219,18 @@ class SearchSpec(Record, frozen=True, kw_only=True):
     home: Path = Path(".metaspo/search")
     resume: bool = False
     sizes: LoopSizes = LoopSizes()
+    standing: Standing = Standing()
     options: dict[str, Any] = {}
 
     @property
     def sources(self) -> tuple[SearchTask, ...]:
         """The tasks the search learns from."""
         return tuple(task for task in self.tasks if task.role == "source")
+
+    @property
+    def seed_is_measured(self) -> bool:
+        """The domain began with another prompt than the incumbent: the gate compares the winner with both."""
+        return self.incumbent is not None and self.incumbent != self.seed_prompt
 
     @property
     def unseen(self) -> tuple[SearchTask, ...]:
