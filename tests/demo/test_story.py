@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from demo.app import Notebook
-from demo.stage import SIZES, SOURCES
+from demo.stage import SIZES
 from demo.story import rows_of
 from tests.conftest import Start
 from tests.running import none_alive, soon
@@ -73,7 +73,8 @@ def check_summary(summary: dict[str, Any], said: str) -> None:
     assert set(promised) <= set(summary)
     assert summary["incumbent"]["version"] == 1
     assert summary["promoted_by"] == "operator_rehearsal"
-    assert "too few examples" in summary["gate"]["reason"]
+    assert summary["gate"]["outcome"] == "NOT RUN", "too few rows, or too few references after the kill"
+    assert summary["gate"]["reason"]
     assert summary["promoted_seen_after_ms"] < 10_000
     kinds = [entry["kind"] for entry in summary["audit"]]
     assert kinds[-2:] == ["promote", "rollback"]
@@ -84,7 +85,6 @@ def check_summary(summary: dict[str, Any], said: str) -> None:
     assert "<EMAIL_1>" in said
     assert "jane.roe@example.com" not in said.split("kept:")[1].splitlines()[0]
     assert json.loads(said[said.index('{\n "incumbent"') :]) == summary
-    assert SOURCES[0] in summary["gate"]["reason"]
 
 
 def test_a_finished_demo_is_told_anew(metaspo: Start, tmp_path: Path) -> None:
