@@ -6,9 +6,10 @@ duration.
 
 from __future__ import annotations
 
+import base64
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -32,6 +33,10 @@ from registry.errors import NotFound, Refused, SettingsError
 from registry.records import GLOBAL, Deployment, Domain
 from registry.registry import Registry
 from registry.settings import DomainSettings
+from registry.signing import Signer, load_public
+
+if TYPE_CHECKING:
+    from registry.rotation import Rotation
 
 __all__ = ["backup", "domains", "keys", "prompts", "restore", "samples"]
 
@@ -254,6 +259,60 @@ def acl(ctx: click.Context, gateway_password: str | None, control_password: str 
     for user, given in ((DATA_PLANE_USER, gateway_password), (CONTROL_USER, control_password)):
         if given is None:
             click.echo(f"Password of {user}: {passwords[user]} (not shown again)", err=True)
+
+
+@keys.command("signing-key")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def signing_key(path: Path, as_json: bool) -> None:
+    """Make a signing key in the file PATH (mode 0600) and its public half beside it as .pub."""
+    for file in (path, path.with_suffix(".pub")):
+        if file.exists():
+            raise click.ClickException(
+                f"{file} exists already: a key that has signed must not be lost. Choose another."
+            )
+    try:
+        signer = Signer.load_or_create(path)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    public = base64.b64encode(signer.public).decode()
+    if as_json:
+        about = {"file": str(path), "public_file": str(path.with_suffix(".pub"))}
+        print_json({**about, "public": public, "fingerprint": signer.fingerprint})
+        return
+    click.echo(f"{path} is the private key {signer.fingerprint}, for the control plane and the jobs.")
+    click.echo(f"{path.with_suffix('.pub')} is its public key, for the gateways (verify_key): {public}")
+
+
+@keys.command("rotate")
+@click.argument("new", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--old", help="Public key until now, base64 or a file; absent: that of the config file or of `home`.")
+@why_option
+@json_option
+@click.pass_context
+def rotate(ctx: click.Context, new: Path, old: str | None, why: str, as_json: bool) -> None:
+    """Sign everything again with the signing key NEW; what the old key did not sign is named and left alone."""
+
+    try:
+        signer = Signer.load(new)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+    async def story(registry: Registry) -> Rotation:
+        settings = settings_of(ctx)
+        public = load_public(old or settings.verify_key or str(settings.signing_key_path.with_suffix(".pub")))
+        return await registry.rotate_signing_key(public, signer, actor=actor(), why=why)
+
+    done = run(ctx, story)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{done.signed} values are signed with the new key {signer.fingerprint}.")
+        click.echo("Now put it and its .pub in place of the old ones (signing_key, verify_key) and restart.")
+    for sentence in done.refused:
+        click.echo(f"Left alone: {sentence}", err=True)
+    if done.refused:
+        ctx.exit(1)
 
 
 # --- backup ----------------------------------------------------------------------------------------------------------

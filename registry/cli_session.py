@@ -41,7 +41,9 @@ def settings_of(ctx: click.Context) -> Settings:
 
 @contextlib.asynccontextmanager
 async def open_registry(settings: Settings, *, signing: bool = False) -> AsyncIterator[Registry]:
-    """The configured Redis; else the embedded one that runs on this home; else one started for the duration."""
+    """The configured Redis; else the embedded one that runs on this home; else one started for the duration, which
+    then learns what the config file says, as at every start.
+    """
     own: EmbeddedRedis | None = None
     url = settings.redis_url or running_url(settings.home)
     if url is None:
@@ -49,16 +51,26 @@ async def open_registry(settings: Settings, *, signing: bool = False) -> AsyncIt
         url = own.url
     try:
         signer = None
-        if signing or settings.signing_key_path.exists():
+        if signing or own is not None or settings.signing_key_path.exists():
             signer = Signer.load_or_create(settings.signing_key_path)
         registry = await Registry.from_settings(settings, url, signer=signer)
         try:
+            if own is not None:
+                await _sync(registry, settings)
             yield registry
         finally:
             await registry.close()
     finally:
         if own is not None:
             await asyncio.to_thread(own.stop)
+
+
+async def _sync(registry: Registry, settings: Settings) -> None:
+    """A server that was started for one command has not seen the config file yet, or not as it is now."""
+    try:
+        await registry.sync_settings(settings)
+    except RegistryError as error:
+        click.echo(f"The config file was not taken over: {error}", err=True)
 
 
 def run(ctx: click.Context, story: Callable[[Registry], Awaitable[T]], *, signing: bool = False) -> T:

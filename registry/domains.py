@@ -49,19 +49,22 @@ class DomainStore(AuditStore):
     async def _check_signer(self) -> None:
         """All signatures of a registry are of one key: what another key signs, its gateways would refuse to serve.
 
-        The first signer is remembered. Raises Refused for any other.
+        The first signer is remembered; asked anew for each write, since the key may be rotated meanwhile. Raises
+        Refused for any other.
         """
-        if self._signer is None or self._signer_known:
+        if self._signer is None:
             return
         mine = self._signer.fingerprint
-        await self._redis.command("SET", self._keys.signer, mine, "NX")
-        known = (await self._redis.command("GET", self._keys.signer) or b"").decode(errors="replace")
+        raw = await self._redis.command("GET", self._keys.signer)
+        if not raw:
+            await self._redis.command("SET", self._keys.signer, mine, "NX")
+            raw = await self._redis.command("GET", self._keys.signer)
+        known = (raw or b"").decode(errors="replace")
         if known != mine:
             raise Refused(
                 f"This registry's versions are signed with the key {known}, not with the one here ({mine}): copy its"
                 " signing.key to this machine and name it with `signing_key:` or METASPO_SIGNING_KEY."
             )
-        self._signer_known = True
 
     async def _check_parents(self, domain: Domain) -> None:
         seen = {domain.name}

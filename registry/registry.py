@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from registry.approvals import ApprovalStore
 from registry.connection import Connection
 from registry.datasets import DatasetStore
 from registry.errors import RegistryError
-from registry.keyring import KeyStore, hash_key
+from registry.keyring import KeyStore
 from registry.leases import LeaseStore
 from registry.migrations import migrate
 from registry.outcomes import OutcomeStore
@@ -33,6 +33,9 @@ from registry.signing import Signer
 from registry.store import random_id
 from registry.triggers import TriggerStore
 from registry.watcher import SnapshotWatcher
+
+if TYPE_CHECKING:
+    from registry.rotation import Rotation
 
 
 class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, TriggerStore, ApprovalStore):
@@ -146,10 +149,10 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
                 )
         for record in wanted.values():
             await self.put_key(record, actor=actor, why="the config file says so")
-        if settings.keys and not wanted:
-            return  # the secrets were not resolved: this process does not know which keys the file means
+        unresolved = {key.name for key in settings.keys if not key.key}  # this process does not know their secrets
         for record in await self.list_keys():
-            if record.from_file and record.revoked_at is None and record.hash not in wanted:
+            gone = record.hash not in wanted and record.name not in unresolved
+            if gone and record.from_file and record.revoked_at is None:
                 await self.revoke_key(record.id, actor, "the config file no longer names it")
 
     # --- what gateways serve from ---------------------------------------------------------------------------------
@@ -174,6 +177,12 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
             prefix=self._keys.prefix,
             clock=self._clock,
         )
+
+    async def rotate_signing_key(self, old_public: bytes, new: Signer, *, actor: str, why: str = "") -> Rotation:
+        """Sign again, with ``new``, all that ``old_public`` verifies. Raises Refused (not the key of this registry)."""
+        from registry.rotation import rotate
+
+        return await rotate(self, old_public, new, actor=actor, why=why)
 
     # --- moving house ---------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Signer:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits of the public key's hash, to tell keys apart."""
-        return hashlib.sha256(self.public).hexdigest()[:16]
+        return fingerprint(self.public)
 
     @classmethod
     def create(cls, seed: bytes | None = None) -> Signer:
@@ -49,8 +49,10 @@ class Signer:
         """The key of this file. Raises SettingsError."""
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as error:
-            raise SettingsError(f"The signing key {path} cannot be read: {error}.") from error
+        except OSError as error:
+            raise SettingsError(f"The signing key {path} cannot be read: {error.strerror}.") from error
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"The signing key {path} cannot be read: it is no private key in PEM without a password.") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise SettingsError(f"The signing key {path} is not an Ed25519 key.")
         return cls(key)
@@ -97,6 +99,11 @@ class Signer:
     def sign_locked(self, domain: Domain) -> str:
         """Base64 signature of a domain's locked block."""
         return base64.b64encode(self._private.sign(_locked_bytes(domain))).decode()
+
+
+def fingerprint(public: bytes) -> str:
+    """Sixteen hex digits of a public key's hash, to tell keys apart."""
+    return hashlib.sha256(public).hexdigest()[:16]
 
 
 def load_public(text: str) -> bytes:

@@ -65,7 +65,6 @@ class Store:
         self._ids = ids
         self._signer = signer
         self._keep = retention or RetentionSettings()
-        self._signer_known = False
         self.refused: dict[str, int] = {}
         """Values that could not be read or verified, counted by what they were."""
 

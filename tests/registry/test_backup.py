@@ -99,6 +99,37 @@ async def test_a_restore_never_mixes_and_gateways_follow_it(
     await watcher.stop()
 
 
+async def test_a_restore_under_traffic_is_whole(registry: Registry, connect: Connect, tmp_path: Path) -> None:
+    """Gateways go on recording while everything is replaced: nothing of the file is lost to what they write."""
+    await fill(registry)
+    await registry.record([], [outcome(i, unit=f"many{i}") for i in range(3000)])
+    empty = f"{registry.connection.keys.prefix}:t:{{support}}:emptied"
+    await registry.connection.command("XADD", empty, "1-0", "o", "x")
+    await registry.connection.command("XDEL", empty, "1-0")
+    before = await facts(registry)
+    await registry.backup(tmp_path / "b")
+    stop = asyncio.Event()
+
+    async def record(start: int) -> None:
+        recorder = await connect(registry.connection.url)
+        for number in itertools.count(start, 10):
+            if stop.is_set():
+                return
+            await recorder.record([sample(number + i) for i in range(10)], [outcome(number + i) for i in range(10)])
+
+    recorders = [asyncio.create_task(record(start)) for start in (10**6, 2 * 10**6)]
+    await asyncio.sleep(0.1)
+    await registry.restore(tmp_path / "b", overwrite=True)
+    stop.set()
+    await asyncio.gather(*recorders)
+    after = await facts(registry)
+    for name in ("domains", "deployments", "versions", "audit", "keys", "runs", "events"):
+        assert after[name] == before[name], name
+    kept = {s.id for s in await registry.samples("support")}
+    assert {s.id for s in before["samples"]} <= kept  # type: ignore[attr-defined]
+    assert not await registry.connection.scan(f"{registry.connection.keys.prefix}:*restoring")
+
+
 async def test_a_damaged_file_is_refused_before_anything_is_written(
     plain: Registry, connect: Connect, tmp_path: Path
 ) -> None:

@@ -193,6 +193,48 @@ def test_a_server_is_started_for_the_duration_when_none_runs(
     assert running_url(short_tmp / "cli") is None
 
 
+def test_the_first_command_on_a_new_home_knows_the_config_file(
+    run: Run, short_tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any `metaspo up`: what the file says is there, its secrets are not needed."""
+    monkeypatch.setenv("METASPO_HOME", str(short_tmp / "first"))
+    monkeypatch.delenv("NOT_SET", raising=False)
+    (tmp_path / "metaspo.yaml").write_text(
+        "domains: {support: {system_prompt: Be brief., tasks: {triage: {}}}}\n"
+        "keys: [{name: app, role: caller, key: 'env:NOT_SET'}]\n"
+    )
+    rows = parsed(run("domains", "list", "--json"))
+    assert [(row["domain"]["name"], row["deployment"]["stable"]) for row in rows] == [("support", 1)]
+    assert run("prompts", "show", "support").stdout == "Be brief.\n"
+    assert len(parsed(run("prompts", "history", "support", "--all", "--json"))) == 3  # twice synced, once written
+    (tmp_path / "metaspo.yaml").write_text("domains: {other: {system_prompt: Hi.}}\n")
+    rows = parsed(run("domains", "list", "--json"))
+    assert [(row["domain"]["name"], row["domain"]["read_only"]) for row in rows] == [
+        ("other", True),
+        ("support", False),
+    ]
+
+
+def test_a_signing_key_is_made_and_rotated(run: Run, tmp_path: Path) -> None:
+    run("domains", "set", "support", "locked=Never lie.")
+    run("prompts", "add", "support", "--file", "-", "--promote", text="Be brief.")
+    made = parsed(run("keys", "signing-key", "new.key", "--json"))
+    assert (tmp_path / "new.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new.pub").read_text().strip() == made["public"]
+    assert "exists already" in run("keys", "signing-key", "new.key", code=1).stderr
+    assert "cannot be written" in run("keys", "signing-key", "signing.key/x", code=1).stderr
+    assert "cannot be read" in run("keys", "rotate", "nope.key", code=1).stderr
+    assert "no private key" in run("keys", "rotate", "new.pub", code=1).stderr
+    assert "is the old one" in run("keys", "rotate", "signing.key", code=1).stderr
+    old = (tmp_path / "signing.pub").read_text().strip()
+    assert parsed(run("keys", "rotate", "new.key", "--why", "leaked", "--json")) == {"signed": 3, "refused": []}
+    assert "not with the one here" in run("prompts", "add", "support", "--file", "-", code=1, text="More.").stderr
+    for end in ("key", "pub"):
+        (tmp_path / f"new.{end}").replace(tmp_path / f"signing.{end}")
+    run("prompts", "add", "support", "--file", "-", "--promote", text="More.")
+    assert "0 values" in run("keys", "rotate", "signing.key", "--old", old).stdout
+
+
 def test_a_broken_config_and_a_missing_server_are_sentences(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

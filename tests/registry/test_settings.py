@@ -322,6 +322,12 @@ async def test_keys_whose_secret_is_not_known_here_are_left_alone(plain: Registr
     await plain.sync_settings(Settings.model_validate({"keys": [{"name": "app", "key": "secret-1"}]}))
     await plain.sync_settings(Settings.model_validate({"keys": [{"name": "app", "key": ""}]}))
     assert set((await plain.snapshot()).keys) == {hash_key("secret-1")}
+    # One secret is known in this shell, the other is not, a third key is out of the file.
+    names = ("app", "ops", "old")
+    await plain.sync_settings(Settings.model_validate({"keys": [{"name": n, "key": f"secret-{n}"} for n in names]}))
+    few = [{"name": "app", "key": ""}, {"name": "ops", "key": "secret-ops"}]
+    await plain.sync_settings(Settings.model_validate({"keys": few}))
+    assert set((await plain.snapshot()).keys) == {hash_key("secret-app"), hash_key("secret-ops")}
 
 
 # --- the signing key -------------------------------------------------------------------------------------------------
