@@ -41,6 +41,7 @@ async def run(work: Work) -> str:
     detail = {
         "agreement": msgspec.to_builtins(found),
         "flip_rate": flips,
+        "judges": judges(domain),
         "good": good,
         "corrected": corrected,
         "calibrated": found.calibrated,
@@ -79,6 +80,12 @@ async def judged_again(work: Work, domain: Domain, samples: Sequence[Sample]) ->
 def _spec(domain: Domain, sample: Sample) -> JudgeSpec:
     task = domain.tasks.get(sample.task)
     return task.judge if task else JudgeSpec(kind="rubric")
+
+
+def judges(domain: Domain) -> list[str]:
+    """Identities of the judges of a domain's rubric tasks as they are now, and of the general rubric."""
+    specs = [task.judge for task in domain.tasks.values() if task.judge.kind == "rubric"]
+    return sorted({judging.judge_id(domain, spec) for spec in (*specs, JudgeSpec(kind="rubric"))})
 
 
 async def latest(registry: Registry, domain: str) -> Agreement | None:

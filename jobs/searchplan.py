@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_type_hints
 import msgspec
 
 import optimizer
-from jobs import convert, datasets
+from jobs import convert, datasets, past
 from jobs.curate import CuratedTask, Sizes, freeze
 from jobs.errors import NoWork
 from jobs.items import Split
@@ -26,6 +26,8 @@ DEFAULT_PROMPT = "You are a helpful assistant."
 """What is improved where nothing was ever written."""
 LOUD = 0.9
 """A key that brings this share of a task's examples speaks for it."""
+GATES_OWN = frozenset({"min_tasks"})
+"""Options of a search that a trigger may not set: they would loosen the gate."""
 UNDERSIZED = "too few examples to be confirmed: watched, not searched on"
 
 
@@ -58,6 +60,11 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Room for an answer of the base model, as in the traffic; 0: the optimizer's default."""
     journal: str = ""
     """The run whose journal this one goes on with; empty: its own."""
+    attempt: int | None = None
+    """Number of this confirmation since the domain's last promotion; None: attempts are not counted."""
+    judge_noise: tuple[float, float] | None = None
+    """(flip rate of the judge's last calibration, the highest that its past allows)."""
+    min_tasks: int = 2
     left_out: dict[str, str] = {}
     """Tasks that are not searched on, with the reason."""
     samples_left_out: dict[str, int] = {}
@@ -93,6 +100,8 @@ def read_wishes(args: dict[str, Any]) -> Wishes:
         wishes = msgspec.convert(args, Wishes, strict=False)
     except msgspec.ValidationError as error:
         raise NoWork("bad_request", f"This run cannot be asked for like that: {error}.") from error
+    if loose := GATES_OWN & wishes.options.keys():
+        raise NoWork("bad_request", f"What the gate asks for is no wish of a run: {', '.join(sorted(loose))}.")
     known = get_args(get_type_hints(optimizer.SearchSpec)["method"])
     if wishes.method not in known:
         raise NoWork("bad_request", f"There is no method {wishes.method!r}; known: {', '.join(known)}.")
@@ -128,8 +137,10 @@ async def decide(work: Work, domain: Domain, wishes: Wishes) -> RunPlan:
         raise NoWork(
             "no_samples", f"No samples of {domain.name!r} are kept yet: send traffic through the gateway first."
         )
-    _enough(domain, plans, left_out)
+    least = work.settings.jobs.min_tasks
+    _enough(domain, plans, left_out, least)
     calls, usd = _budget(domain, wishes)
+    judged = any(p.judge.kind == "rubric" for p in plans)
     return RunPlan(
         method=wishes.method,
         seed_prompt=seed,
@@ -140,6 +151,9 @@ async def decide(work: Work, domain: Domain, wishes: Wishes) -> RunPlan:
         budget_usd=usd,
         options=wishes.options,
         answer_tokens=answer_tokens,
+        attempt=await past.attempt(work, domain.name) if work.settings.jobs.spend_alpha else None,
+        judge_noise=await past.judge_noise(work.registry, domain) if judged else None,
+        min_tasks=least,
         left_out=left_out,
         samples_left_out=samples_left_out,
     )
@@ -172,6 +186,9 @@ async def spec(work: Work, domain: Domain, run: Run, plan: RunPlan) -> optimizer
         budget=optimizer.Budget(calls=plan.budget_calls, usd=plan.budget_usd),
         home=home(work, plan.journal or run.id),
         resume=True,
+        standing=optimizer.Standing(
+            attempt=plan.attempt, judge_noise=plan.judge_noise, live=True, min_tasks=plan.min_tasks
+        ),
         options=plan.options,
     )
 
@@ -259,18 +276,27 @@ async def _freeze(
     )
 
 
-def _enough(domain: Domain, plans: Sequence[TaskPlan], left_out: dict[str, str]) -> None:
-    """Raises NoWork when fewer than two tasks can teach: a prompt fitted to one is no system prompt of a domain."""
+def _enough(domain: Domain, plans: Sequence[TaskPlan], left_out: dict[str, str], least: int) -> None:
+    """Raises NoWork when fewer than ``least`` tasks can teach: a prompt fitted to one is no system prompt of a domain,
+    and the gate would not judge it."""
     sources = [p for p in plans if p.role == "source"]
-    if len(sources) >= 2:
+    if len(sources) >= least:
         return
     why = "; ".join(f"{name}: {reason}" for name, reason in sorted(left_out.items()))
     told = f" Left out: {why}." if why else ""
     if any("judge" in reason for reason in left_out.values()):
         raise NoWork("no_references", f"The answers of {domain.name!r} cannot be scored.{told}")
-    if sources:
+    if len(sources) == 1:
         raise NoWork(
-            "one_task", f"Only one task of {domain.name!r} ({sources[0].name}) can teach; a search needs two.{told}"
+            "one_task",
+            f"Only one task of {domain.name!r} ({sources[0].name}) can teach; a search needs {least}.{told}",
+        )
+    if sources:
+        names = ", ".join(p.name for p in sources)
+        raise NoWork(
+            "too_few_tasks",
+            f"Only {len(sources)} tasks of {domain.name!r} ({names}) can teach; a search needs {least}"
+            f" (`jobs.min_tasks`).{told}",
         )
     if any(UNDERSIZED in reason for reason in left_out.values()):
         raise NoWork("too_few_examples", f"No task of {domain.name!r} has enough examples.{told}")

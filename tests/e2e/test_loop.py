@@ -44,7 +44,7 @@ def _config(upstream: str) -> dict[str, Any]:
                 "sample": {"share": 1.0, "per_hour": 100_000},
                 "base_model": "base",
                 "schedule": "* * * * *",
-                "budget": {"calls": 1500},
+                "budget": {"calls": 2000},
                 "promotion": "auto",
                 "canary": {"stages": [0.2, 0.5], "dwell_hours": [0.0005, 0.0005], "n_final": 200, "margin": 0.2},
                 "tasks": dict.fromkeys(TASKS, task),

@@ -91,7 +91,7 @@ def settings(redis_server: str, prefix: str, model: StubModel, tmp_path: Path) -
             "redis_prefix": prefix,
             "upstreams": [{"name": "stub", "base_url": model.url, "api_key": "k"}],
             "models": [{"name": n, "upstream": "stub"} for n in ("base", "judge", "writer")],
-            "jobs": {"lease_seconds": 3.0},
+            "jobs": {"lease_seconds": 3.0, "min_tasks": 2},
         }
     )
 

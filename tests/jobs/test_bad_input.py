@@ -11,7 +11,7 @@ from jobs import judge, optimize
 from jobs.errors import NoWork
 from jobs.work import Work
 from registry import Domain, Registry, Run, Settings, Task
-from tests.jobs.conftest import Clock, samples, shop, task, until, with_shop, work_for
+from tests.jobs.conftest import TASKS, Clock, samples, shop, task, until, with_shop, work_for
 from tests.jobs.stub_model import StubModel
 
 
@@ -40,7 +40,15 @@ async def test_one_task_only(registry: Registry, settings: Settings, clock: Cloc
     await with_shop(registry)
     await registry.record(samples(names=("products",)), [])
     run = await _refused(work_for(registry, settings, clock, "optimize"), "one_task")
-    assert "products" in run.reason and "two" in run.reason
+    assert "products" in run.reason and "needs 2" in run.reason
+
+
+async def test_fewer_tasks_than_the_gate_counts(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await with_shop(registry)
+    await registry.record(samples(names=TASKS[:2]), [])
+    three = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"min_tasks": 3})})
+    run = await _refused(work_for(registry, three, clock, "optimize"), "too_few_tasks")
+    assert "jobs.min_tasks" in run.reason and not run.calls
 
 
 async def test_too_few_examples(registry: Registry, settings: Settings, clock: Clock) -> None:
@@ -81,7 +89,9 @@ async def test_unknown_model(
     assert word in run.reason
 
 
-@pytest.mark.parametrize("args", [{"budgte": 1}, {"method": "magic"}, {"unseen": 7}, {"most": [1, 2]}])
+@pytest.mark.parametrize(
+    "args", [{"budgte": 1}, {"method": "magic"}, {"unseen": 7}, {"most": [1, 2]}, {"options": {"min_tasks": 2}}]
+)
 async def test_a_wish_that_does_not_exist(
     registry: Registry, settings: Settings, clock: Clock, args: dict[str, Any]
 ) -> None:
