@@ -287,11 +287,20 @@ class JobsSettings(Section):
     judge_every_minutes: Seconds = Field(default=10.0, description="minutes between two rounds of judging")
     canary_every_seconds: Seconds = Field(default=2.0, description="seconds between two looks at running canaries")
     curate_every_hours: Seconds = Field(default=6.0, description="hours between two rounds of making datasets")
+    min_tasks: Annotated[int, Field(ge=2)] = Field(
+        default=3, description="tasks with enough examples that a search needs; the gate counts as many"
+    )
+    spend_alpha: bool = Field(
+        default=True, description="the gate's error level is shared by all attempts since a promotion"
+    )
     automatic_promotions: Positive = Field(default=5, description="in a row, then a person must confirm")
     holdback_share: Share = Field(
         default=0.05, description="traffic left on the old prompt after an automatic promotion"
     )
     holdback_days: Seconds = Field(default=14.0, description="days the holdback lasts")
+    shadow_first: bool = Field(
+        default=True, description="where traffic cannot end a canary in time, replay samples before one is started"
+    )
     cache_cost_veto_usd: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="a promotion that costs more in prompt cache waits for a person"
     )
