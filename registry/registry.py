@@ -20,6 +20,7 @@ from registry import snapshot as snapshots
 from registry.approvals import ApprovalStore
 from registry.connection import Connection
 from registry.datasets import DatasetStore
+from registry.digests import hash_key
 from registry.errors import RegistryError
 from registry.keyring import KeyStore
 from registry.leases import LeaseStore
