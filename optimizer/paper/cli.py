@@ -150,6 +150,30 @@ def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
 
 
 @paper.command()
+@_FILE
+@_changed
+@click.option("--rows", default=40, show_default=True, type=click.IntRange(1), help="Test rows per task.")
+@click.option("--all", "every", is_flag=True, help="Also tasks that a rule scores; otherwise only judged ones.")
+@_JSON
+@told
+def judge(file: Path, rows: int, every: bool, as_json: bool, **changes: Any) -> None:
+    """Measure the judge of FILE's tasks on known pairs: right, wrong, swapped references, attacks."""
+    from optimizer.errors import DataError
+    from optimizer.paper.known import known_pairs, rates_table
+    from optimizer.paper.page import markdown
+    from optimizer.paper.run import Run
+
+    run = Run(_protocol(file, changes), clock=time.time, say=lambda line: click.echo(line, err=True))
+    run.load_tasks()
+    chosen = [task for task in run.tasks.values() if every or task.judge.kind == "rubric"]
+    if not chosen:
+        raise DataError(f"{file} has no task that a judge model scores: add one, for example gsm8k_judged, or --all.")
+    home = run.protocol.home / "judge"
+    rates = run_async(known_pairs(run.protocol.models, chosen, rows=rows, home=home, clock=time.time))
+    click.echo(json_text(msgspec.to_builtins(rates)) if as_json else markdown(rates_table(rates)))
+
+
+@paper.command()
 @click.argument("raw", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--as-published", is_flag=True, help="Score the same replies by the published metrics, quirks and all.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write report.md, .json, .csv and SVGs.")

@@ -18,7 +18,7 @@ PUBLISHED_LOOPS = (FAITHFUL, "outer_loop", "metaspo_ape", "metaspo_evo")
 SYSTEM_METHODS = (*FIXED, "sprig", "gepa", *PUBLISHED_LOOPS, "metaspo")
 """Methods that end with a system prompt: the rows of every table. ``protegi`` and ``ape`` write user prompts;
 adaptation uses the first."""
-DEFAULT_METHODS = ("default", "cot", "service", "empty", "constant", "one_shot", "sprig", "metaspo", "gepa", FAITHFUL)
+DEFAULT_METHODS = ("default", "cot", "service", "empty", "constant", "one_shot", "metaspo", "sprig", "gepa", FAITHFUL)
 ABLATIONS = ("outer_loop", "metaspo_ape", "metaspo_evo")
 TITLES = {
     "default": "Default",
