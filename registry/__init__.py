@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from registry.acl import acl_file
     from registry.checks import check
+    from registry.digests import hash_key, unit_digest
     from registry.embedded import (
         EmbeddedRedis,
         running_url,
     )
-    from registry.erasure import unit_digest
     from registry.errors import (
         Conflict,
         Corrupt,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         RegistryUnavailable,
         SettingsError,
     )
-    from registry.keyring import hash_key
     from registry.lifecycle import (
         describe,
         live_versions,
@@ -199,10 +198,9 @@ __all__ = [
 _HOMES = {
     "acl": "acl_file",
     "checks": "check",
+    "digests": "hash_key unit_digest",
     "embedded": "EmbeddedRedis running_url",
-    "erasure": "unit_digest",
     "errors": "Conflict Corrupt NotConfirmed NotFound Refused RegistryError RegistryUnavailable SettingsError",
-    "keyring": "hash_key",
     "lifecycle": "describe live_versions",
     "records": (
         "GLOBAL Approval Arm AuditEntry Budget CanaryPlan Dataset Deployment Domain DomainView ErasureReport "

@@ -1,16 +1,19 @@
 """The right to be forgotten: what a caller, or one of its users, left behind goes; what was learned from it is named.
 
 Removed: samples, votes, single outcomes and per-unit sums, and whole datasets that hold one of the samples (a dataset
-is frozen: it cannot lose a line and stay what its name says). Versions derived from such a dataset are named in the
-report; they hold no traffic text (the gate's linter sees to that), and whether to retire them is a person's decision.
+is frozen: it cannot lose a line and stay what its name says). Versions derived from such a dataset, in any domain, and
+versions made from those are named in the report. They hold no traffic text (the gate's linter sees to that), and
+whether to retire them is a person's decision.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from registry.digests import unit_digest
 from registry.errors import Corrupt, Refused
 from registry.records import Dataset, ErasureReport, Feedback, Outcome, Sample
 from registry.redis_keys import FLEET
@@ -20,11 +23,6 @@ if TYPE_CHECKING:
     from registry.outcomes import OutcomeStore
 
 _PAGE = 500
-
-
-def unit_digest(unit: str) -> str:
-    """What a gateway stores for a unit: 16 hex digits. Callers put mail addresses there; those are never stored."""
-    return hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if unit else ""
 
 
 async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> ErasureReport:
@@ -44,21 +42,32 @@ async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> Erasu
         datasets = await _datasets(store, domain, key, form, samples)
         votes = await _votes(store, domain, key, form)
         outcomes = await _outcomes(store, domain, form)
-        versions = []
-        if datasets:
-            listed = await store.list_versions(domain)  # type: ignore[attr-defined]
-            versions = [(domain, v.number) for v in listed if set(v.lineage.datasets) & set(datasets)]
         total = ErasureReport(
             samples=total.samples + len(samples),
             outcomes=total.outcomes + outcomes,
             votes=total.votes + votes,
             datasets=(*total.datasets, *datasets),
-            versions=(*total.versions, *versions),
         )
+    total = replace(total, versions=await _derived(store, set(total.datasets)))
     detail = {"samples": total.samples, "datasets": len(total.datasets), "versions": [list(v) for v in total.versions]}
     # The audit says that it was done and on whose wish; it must not keep the erased unit's name.
     await store.append_audit(FLEET, "erase", "operator", "a caller's data was erased", detail)  # type: ignore[attr-defined]
     return total
+
+
+async def _derived(store: OutcomeStore, datasets: set[str]) -> tuple[tuple[str, int], ...]:
+    """Versions that were learned from one of the datasets (of whatever domain), and those that were made from them."""
+    if not datasets:
+        return ()
+    found = []
+    for domain in await store.domain_names():  # type: ignore[attr-defined]
+        tainted: set[int] = set()
+        for version in await store.list_versions(domain):  # type: ignore[attr-defined]
+            # By number, so a parent comes before what was made from it.
+            if datasets & set(version.lineage.datasets) or version.lineage.parent in tainted:
+                tainted.add(version.number)
+                found.append((domain, version.number))
+    return tuple(found)
 
 
 async def _samples(store: OutcomeStore, domain: str, key: str | None, unit: str | None) -> set[str]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import Any
 
 from msgspec.structs import replace
 
 from registry.deployments import DeploymentStore
+from registry.digests import hash_key
 from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.records import KeyRecord, Role
 from registry.redis_keys import FLEET
 from registry.store import DAY, decode, encode
 
+__all__ = ["KeyStore", "hash_key"]
+
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "parallel", "usd_per_day", "expires_at")
-
-
-def hash_key(text: str) -> str:
-    """``sha256:<hex>`` of a key's text: what is stored, and how a gateway finds the record of a presented key."""
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class KeyStore(DeploymentStore):
