@@ -7,10 +7,12 @@ expired or gone from the snapshot stops working with the next snapshot (pushed, 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections.abc import Callable
+from hashlib import sha256
 
-from registry import KeyRecord, Snapshot, hash_key
+from registry import KeyRecord, Snapshot
 
 LONGEST_TOKEN = 512
 """Bytes; longer tokens are nobody's, and are not worth hashing."""
@@ -21,25 +23,31 @@ class KeyRing:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._by_hash: dict[str, KeyRecord] = {}
+        self._by_digest: dict[bytes, KeyRecord] = {}
 
     def load(self, snapshot: Snapshot) -> None:
-        """Take the keys of a new snapshot, whose dictionary is by hash."""
-        self._by_hash = snapshot.keys
+        """Take the keys of a new snapshot. A record whose hash is none, or not the one it is filed under, opens
+        nothing."""
+        keys: dict[bytes, KeyRecord] = {}
+        for name, key in snapshot.keys.items():
+            if name == key.hash:
+                with contextlib.suppress(ValueError):
+                    keys[bytes.fromhex(name.removeprefix("sha256:"))] = key
+        self._by_digest = keys
 
     def find(self, token: bytes) -> KeyRecord | None:
         """The live key with this text, whatever its role, or None."""
         if not 0 < len(token) <= LONGEST_TOKEN:
             return None
-        wanted = hash_key(token.decode("utf-8", "surrogateescape"))
-        key = self._by_hash.get(wanted)
-        if key is None or not hmac.compare_digest(key.hash, wanted):
+        digest = sha256(token).digest()
+        key = self._by_digest.get(digest)
+        if key is None or not hmac.compare_digest(key.hash, "sha256:" + digest.hex()):
             return None
         return key if self._alive(key) else None
 
     def by_id(self, id: str) -> KeyRecord | None:
         """The live key with this public handle, or None: for a console session, which must not hold the key's text."""
-        for key in self._by_hash.values():
+        for key in self._by_digest.values():
             if key.id == id:
                 return key if self._alive(key) else None
         return None

@@ -1,7 +1,7 @@
 """Feedback by signed exchange id: late references, thumbs and scores find the exchange that they are about.
 
 The id that a caller gets in ``x-metaspo-exchange`` names the exchange, its time, key, unit and domain and what
-served it, signed (`itsdangerous`, HMAC-SHA-256) with a secret that the whole fleet shares. So any replica can check
+served it, signed (`itsdangerous`, keyed BLAKE2b) with a secret that the whole fleet shares. So any replica can check
 it without asking anybody, nobody can make one up, a key can only speak about its own exchanges, and a vote counts
 for the right arm also when the exchange was not kept. The unit in it is a digest, never what the caller sent.
 """
@@ -38,7 +38,10 @@ def record_id(exchange: Exchange) -> str:
     return "i" + hashlib.blake2b(exchange.idempotency_key, key=owner.encode()[:64], digest_size=15).hexdigest()
 
 
-@lru_cache(maxsize=4096)
+_digest = lru_cache(maxsize=1024)(unit_digest)
+"""A unit's digest, made once for the id and the records of one exchange."""
+
+
 class ExchangeClaim(msgspec.Struct, frozen=True):
     """What a signed id says of its exchange."""
 
@@ -75,11 +78,16 @@ def _base36(number: int) -> str:
     return text or "0"
 
 
-class _HmacSha256(SigningAlgorithm):
-    """HMAC-SHA-256 in one call: half the time of the library's own, which is of note once per request."""
+class _KeyedBlake2(SigningAlgorithm):
+    """BLAKE2b with a key, which is a MAC of its own: a quarter of HMAC-SHA-256's time, of note once per request."""
 
-    def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return hmac.digest(key, value, "sha256")
+    def __init__(self, secret: bytes) -> None:
+        self._keyed = hashlib.blake2b(key=secret[:64], digest_size=24)
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002 - the key is in the state already
+        mac = self._keyed.copy()
+        mac.update(value)
+        return mac.digest()
 
 
 class SignedIds:
@@ -96,9 +104,9 @@ class SignedIds:
         experiment: Callable[[str], str] = lambda _domain: "",
     ) -> None:
         # The secret is 32 random bytes of its own purpose: deriving a key from it for each id would only cost time.
-        self._secret = secret
+        self._mac = _KeyedBlake2(secret)
         self._second = (0, "")
-        self._signer = Signer(secret, salt=b"", key_derivation="none", algorithm=_HmacSha256())
+        self._signer = Signer(secret, salt=b"", key_derivation="none", algorithm=self._mac)
         self._clock = clock
         self._lifetime = lifetime
         self._experiment = experiment
@@ -115,15 +123,15 @@ class SignedIds:
             record_id(exchange),
             self._second[1],
             exchange.key.id if exchange.key else "",
-            unit_digest(exchange.unit),
+            _digest(exchange.unit),
             exchange.arm if own else "none",
             str(exchange.version) if own and exchange.version is not None else "",
             self._experiment(domain) if compared else "",
             domain,
         )
-        # What itsdangerous' Signer makes of it, without building an HMAC object for each of thousands a second.
+        # What itsdangerous' Signer makes of it, without its layers for each of thousands a second.
         value = "~".join(claim).encode()
-        return value + b"." + urlsafe_b64encode(hmac.digest(self._secret, value, "sha256")).rstrip(b"=")
+        return value + b"." + urlsafe_b64encode(self._mac.get_signature(b"", value))
 
     def _unsigned(self, token: bytes) -> bytes:
         said = self._signer.unsign(token)
