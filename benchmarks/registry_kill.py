@@ -4,7 +4,7 @@ Writers add versions, move pointers, append audit entries and create keys, each 
 until it is acknowledged. Meanwhile the embedded server is killed at random moments and started again. At the end every
 acknowledgement is looked up, and every domain is checked for internal agreement.
 
-    python -m benchmarks.registry_kill --kills 500
+    python -m benchmarks.registry_kill --kills 500 --write docs/results/registry_kill.json
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
+import platform
 import random
 import tempfile
 import time
@@ -32,6 +34,7 @@ from registry import (
     Signer,
 )
 
+SEED = 20261120
 DOMAINS = ("d0", "d1", "d2", "d3")
 
 
@@ -62,7 +65,7 @@ class Report:
     problems: list[str]
 
 
-async def kill_story(home: Path, kills: int, *, seed: int = 20261120, writers: int = 6) -> Report:
+async def kill_story(home: Path, kills: int, *, seed: int = SEED, writers: int = 6) -> Report:
     """Run the whole story on a fresh home."""
     chance = random.Random(seed)
     began = time.monotonic()
@@ -215,13 +218,23 @@ async def _problems(registry: Registry, kept: Acknowledged) -> list[str]:
     return problems
 
 
+def write(report: Report, path: Path, seed: int = SEED) -> None:
+    """The report as a file of evidence, with the command that makes it."""
+    command = f"python -m benchmarks.registry_kill --kills {report.kills} --seed {seed}"
+    about = {"command": command, "machine": {"cores": os.cpu_count(), "python": platform.python_version()}}
+    path.write_text(json.dumps({**about, **asdict(report)}, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=20261120)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--write", type=Path, help="Also write the report here.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="msk-") as folder:
         report = asyncio.run(kill_story(Path(folder), options.kills, seed=options.seed))
+    if options.write:
+        write(report, options.write, options.seed)
     print(json.dumps(asdict(report), indent=2))
     raise SystemExit(1 if report.problems else 0)
 

@@ -342,7 +342,7 @@ class ErasureReport(Record, frozen=True, kw_only=True):
     votes: int = 0
     datasets: tuple[str, ...] = ()
     versions: tuple[tuple[str, int], ...] = ()
-    """``(domain, version number)`` of versions whose lineage names a removed dataset."""
+    """``(domain, version number)`` of versions whose lineage names a removed dataset, and of their descendants."""
 
 
 class Example(Record, frozen=True, kw_only=True):

@@ -290,10 +290,18 @@ async def test_erasing_removes_what_a_caller_left_and_names_what_was_learned(reg
         )
     )
     learned = await registry.add_version("support", "Learned.", lineage=Lineage(datasets=(held, clean)))
+    child = await registry.add_version("support", "Rewritten.", lineage=Lineage(parent=learned.number))
+    await registry.add_version("support", "Another.", lineage=Lineage(datasets=(clean,), parent=1))
+    elsewhere = await registry.add_version("other", "Generalized.", lineage=Lineage(datasets=(held,)))
     report = await registry.erase("k1", "eve")
     assert (report.samples, report.outcomes, report.votes) == (2, 1, 1)
     assert report.datasets == (held,)
-    assert report.versions == (("support", learned.number),)
+    # Derived is also what was rewritten from it, and what another domain learned from the dataset.
+    assert report.versions == (
+        ("other", elsewhere.number),
+        ("support", learned.number),
+        ("support", child.number),
+    )
     assert sorted(s.id for s in await registry.samples("support")) == ["x2", "x3"]
     assert await registry.samples("other") == []
     with pytest.raises(NotFound):
