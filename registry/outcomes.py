@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
@@ -15,6 +15,8 @@ from registry.samples import SampleStore
 from registry.store import DAY, decode, encode
 
 _PAGE = 1000
+_LATE = 600.0
+"""Seconds that an outcome may be written after it happened and still be found by when it happened."""
 
 
 class OutcomeStore(SampleStore):
@@ -87,27 +89,34 @@ class OutcomeStore(SampleStore):
         domain: str,
         *,
         version: int | None = None,
-        arm: Arm | None = None,
+        arm: Arm | Collection[Arm] | None = None,
         since: float | None = None,
         limit: int = 10_000,
     ) -> list[Outcome]:
-        """Single outcomes, oldest first; at most the newest ``limit`` that fit. Unreadable ones are counted."""
+        """Single outcomes, oldest first; at most the newest ``limit`` that fit, of one arm or of several. Unreadable
+        ones are counted. What is older than ``since`` is not read: the reading stops at the first page of it.
+        """
+        arms: Collection[str] | None = (arm,) if isinstance(arm, str) else arm
         found: list[Outcome] = []
         end = "+"
         while len(found) < limit:
             page = await self._redis.command("XREVRANGE", self._keys.outcomes(domain), end, "-", "COUNT", _PAGE)
             if not page:
                 break
+            newest = float("-inf")
             for _, fields in page:
                 try:
                     outcome = decode(Outcome, _field(fields, b"o"), "An outcome")
                 except Corrupt:
                     self._refuse("outcome")
                     continue
+                newest = max(newest, outcome.at)
                 if version is not None and outcome.version != version:
                     continue
-                if (arm is None or outcome.arm == arm) and (since is None or outcome.at >= since):
+                if (arms is None or outcome.arm in arms) and (since is None or outcome.at >= since):
                     found.append(outcome)
+            if since is not None and float("-inf") < newest < since - _LATE:
+                break
             end = f"({page[-1][0].decode()}"
         return found[:limit][::-1]
 

@@ -120,7 +120,8 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
         actor = "config file"
         named = {record.name: record for record in settings.domain_records()}
         for name in _parents_first(named):
-            await self.put_domain(named[name], actor=actor, why="the config file says so")
+            record = _with_adapted(named[name], await self._domain_or_none(name))
+            await self.put_domain(record, actor=actor, why="the config file says so")
             prompt = settings.domains[name].system_prompt
             if prompt and not await self._redis.command("HLEN", self._keys.versions(name)):
                 version = await self.add_version(
@@ -215,6 +216,20 @@ def watch(
         return await Connection.open(url, prefix=prefix)
 
     return SnapshotWatcher(connect, cache_file, verify_key, on_snapshot, clock=clock)
+
+
+def _with_adapted(said: Domain, known: Domain | None) -> Domain:
+    """A domain of the file with the user prompts that were adapted meanwhile: the file wins where it names one, and
+    what was adapted to another template or judge than the file's is dropped.
+    """
+    if known is None:
+        return said
+    tasks = dict(said.tasks)
+    for name, task in said.tasks.items():
+        old = known.tasks.get(name)
+        if task.adapted_prompt is None and old and (old.user_prompt, old.judge) == (task.user_prompt, task.judge):
+            tasks[name] = replace(task, adapted_prompt=old.adapted_prompt)
+    return replace(said, tasks=tasks)
 
 
 def _parents_first(named: dict[str, Domain]) -> list[str]:
