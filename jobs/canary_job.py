@@ -26,6 +26,7 @@ from jobs.work import Work
 from registry import Approval, Arm, AuditEntry, Conflict, Deployment, Domain, NotFound, Outcome, Refused, Run, Sample
 
 MOST_OUTCOMES = 60_000
+"""Of the arms on trial: 30,000 per arm is seven times what the final test asks for."""
 MOST_SAMPLES = 20_000
 LATE = 0.2
 """A model that serves this share of the later half and none of the earlier one has come in between."""
@@ -48,7 +49,7 @@ async def _ramp(work: Work, domain: Domain, pointers: Deployment) -> str:
     if await _rejected(work, domain.name, pointers):
         return "A person rejected it; the canary has ended."
     samples = await _samples(work, domain.name, started)
-    outcomes = await _outcomes(work, domain.name, started)
+    outcomes = await _outcomes(work, domain.name, started, _ARMS)
     control, candidate = (
         units([o for o in outcomes if o.arm == arm and o.experiment == pointers.experiment], samples) for arm in _ARMS
     )
@@ -75,7 +76,7 @@ async def _holdback(work: Work, domain: Domain, pointers: Deployment) -> str:
     """After an automatic promotion: the promoted version against the old prompt's holdback."""
     started = await _since(work, domain.name, {"holdback"})
     samples = await _samples(work, domain.name, started)
-    outcomes = [o for o in await _outcomes(work, domain.name, started) if o.at >= started]
+    outcomes = await _outcomes(work, domain.name, started, ("holdback", "stable"))
     control = units([o for o in outcomes if o.arm == "holdback"], samples)
     candidate = units([o for o in outcomes if o.arm == "stable" and o.version == pointers.stable], samples)
     experiment = standing(domain, started, started, outcomes, samples, pointers, phase="holdback")
@@ -115,8 +116,9 @@ async def _samples(work: Work, domain: str, since: float) -> dict[str, Sample]:
     return {s.id: s for s in await work.registry.samples(domain, since=since, limit=MOST_SAMPLES)}
 
 
-async def _outcomes(work: Work, domain: str, since: float) -> list[Outcome]:
-    return await work.registry.outcomes(domain, since=since, limit=MOST_OUTCOMES)
+async def _outcomes(work: Work, domain: str, since: float, arms: tuple[Arm, Arm]) -> list[Outcome]:
+    """What the compared arms did since the trial began: the bulk of a young canary's traffic is in neither."""
+    return await work.registry.outcomes(domain, arm=arms, since=since, limit=MOST_OUTCOMES)
 
 
 def units(outcomes: Sequence[Outcome], samples: dict[str, Sample]) -> Units:

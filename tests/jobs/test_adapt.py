@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 import optimizer
@@ -25,6 +26,28 @@ async def test_an_adapted_prompt_is_stored(
     assert task.adapted_prompt is not None and task.adapted_prompt.count("{question}") == 1
     assert task.user_prompt == "Review:\n{question}"
     assert "gain +" in said
+
+
+async def test_what_was_adapted_outlives_a_start_with_the_same_file(registry: Registry, settings: Settings) -> None:
+    judge = {"kind": "choice", "labels": ["good", "bad"]}
+    tasks = {name: {"user_prompt": "Review:\n{question}", "judge": judge} for name in ("a", "b", "c")}
+
+    async def start(**changes: dict[str, object]) -> dict[str, str | None]:
+        told = {**tasks, **{name: {**tasks[name], **change} for name, change in changes.items()}}
+        file = settings.model_dump() | {"domains": {"shop": {"tasks": told}}}
+        await registry.sync_settings(Settings.model_validate(file))
+        return {name: t.adapted_prompt for name, t in (await registry.get_domain("shop")).tasks.items()}
+
+    await start()
+    domain = await registry.get_domain("shop")
+    adapted = {
+        name: msgspec.structs.replace(t, adapted_prompt=f"Think of {name}. {{question}}")
+        for name, t in domain.tasks.items()
+    }
+    await registry.put_domain(msgspec.structs.replace(domain, tasks=adapted), actor="jobs", why="adapted")
+    assert (await start())["a"] == "Think of a. {question}"
+    found = await start(a={"adapted_prompt": "Mine: {question}"}, b={"user_prompt": "Another:\n{question}"})
+    assert found == {"a": "Mine: {question}", "b": None, "c": "Think of c. {question}"}
 
 
 @pytest.mark.parametrize(("n", "task", "cause"), [(260, "movies", "no_samples"), (30, "products", "too_few_examples")])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from jobs import advance, canary_job
+from jobs import advance, canary_job, policy
 from jobs.errors import NoWork
 from jobs.policy import AUTOMATIC
 from registry import (
@@ -42,6 +42,7 @@ async def _traffic(
     good: tuple[float, float] = (0.8, 0.8),
     errors: tuple[float, float] = (0.01, 0.01),
     latency: tuple[float, float] = (1.0, 1.0),
+    cost: tuple[float, float] = (0.0, 0.0),
     arms: tuple[Arm, Arm] = ("control", "canary"),
     seed: int = 1,
 ) -> None:
@@ -56,7 +57,7 @@ async def _traffic(
     }
     outcomes: list[Outcome] = []
     kept: list[Sample] = []
-    for arm, p, e, slow in zip(arms, good, errors, latency, strict=True):
+    for arm, p, e, slow, usd in zip(arms, good, errors, latency, cost, strict=True):
         for i in range(n):
             name, at = f"{arm}-{seed}-{i}", clock() + draw.random() * 1800
             failed = draw.random() < e
@@ -64,7 +65,8 @@ async def _traffic(
                 Outcome(
                     domain="shop", arm=arm, version=version[arm], unit=name, at=at, error=failed,
                     status=500 if failed else 200,
-                    latency=slow * draw.lognormvariate(0, 0.3), answer_tokens=20, prompt_tokens=100, exchange=name,
+                    latency=slow * draw.lognormvariate(0, 0.3), cost=usd,
+                    answer_tokens=20, prompt_tokens=100, exchange=name,
                     experiment=pointers.experiment if arm in {"control", "canary"} else "",
                 )
             )  # fmt: skip
@@ -127,6 +129,7 @@ async def test_a_manual_domain_asks_before_promoting(registry: Registry, setting
     assert (pointers.stable, pointers.canary) == (2, None)
     promoted = [e for e in await registry.history("shop", limit=50) if e.kind == "promote"]
     assert promoted[0].actor == "ops" and len(promoted) == 2
+    assert pointers.holdback is None, "only what automation promoted is watched against a holdback"
 
 
 async def test_a_canary_that_a_person_rejects_ends(registry: Registry, settings: Settings, clock: Clock) -> None:
@@ -179,6 +182,87 @@ async def test_a_slower_canary_pauses_and_asks(registry: Registry, settings: Set
     (approval,) = await registry.list_approvals()
     assert approval.kind == "share"
     await registry.decide_approval(approval.id, "approved", by="ops", why="worth it")
+    await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).share == 0.5
+
+
+async def test_a_costlier_canary_pauses_and_asks(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await _on_canary(registry, promotion="auto")
+    await _traffic(registry, clock, 400, cost=(0.001, 0.002))
+    assert "Cost grew" in await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.canary, pointers.share) == (2, 0.2)
+
+
+async def test_the_sixth_automatic_promotion_in_a_row_waits_for_a_person(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    """All five before it are in the audit, as automation made them."""
+    domain = await with_shop(registry, shop(canary=PLAN, promotion="auto"))
+    await registry.promote("shop", 1, actor="ops", why="fine")
+    text = FIRST + " Answer in a friendly, brief and honest way, and name the label of the review at the very end."
+    for n in range(settings.jobs.automatic_promotions + 1):
+        version = await registry.add_version("shop", f"{text} Rule {n}.", lineage=Lineage(author="jobs"))
+        case = await advance.make_case(
+            work_for(registry, settings, clock, "optimize"), domain, None, version.number, "PASS"
+        )
+        assert case.automatic_in_a_row == n
+        verdict = policy.needs_a_person(case)
+        assert any("in a row" in reason for reason in verdict) == (n >= 5), (n, verdict)
+        await registry.promote("shop", version.number, actor=AUTOMATIC, why="well")
+
+
+async def test_the_lost_prompt_caches_of_live_conversations_veto(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    """40 conversations of the last ten minutes with 2,000 tokens each; an older one no longer has a cache."""
+    domain = await _on_canary(registry)
+    live = [
+        Outcome(domain="shop", arm="stable", version=1, unit=f"u{i}", at=clock() - 60 - i, prompt_tokens=2000)
+        for i in range(40)
+    ]
+    old = Outcome(domain="shop", arm="stable", version=1, unit="old", at=clock() - 3600, prompt_tokens=2000)
+    await registry.record([], [old, *live])
+    priced = settings.model_copy(
+        update={
+            "models": [m.model_copy(update={"price_in": 10.0}) for m in settings.models],
+            "jobs": settings.jobs.model_copy(update={"cache_cost_veto_usd": 0.5}),
+        }
+    )
+    case = await advance.make_case(work_for(registry, priced, clock, "canary"), domain, None, 2, "PASS")
+    assert (case.cache_cost.conversations, case.cache_cost.tokens) == (40, 80_000)
+    assert case.cache_cost.usd == pytest.approx(80_000 * 10 / 1e6 * 0.9)
+    assert any("40 live conversations" in reason for reason in policy.needs_a_person(case))
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, -60.0])
+async def test_a_clock_that_jumps_back_moves_nothing(
+    registry: Registry, settings: Settings, clock: Clock, jump: float
+) -> None:
+    await _on_canary(registry, promotion="auto")
+    await _traffic(registry, clock, 400)
+    now, clock.now = clock.now, (await registry.deployment("shop")).moved_at + jump
+    assert "clock" in await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).share == 0.2
+    clock.now = now
+    await _look(registry, settings, clock)
+    assert (await registry.deployment("shop")).share == 0.5
+
+
+async def test_what_is_older_than_the_trial_is_neither_counted_nor_read(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    """A domain's whole past of failures, and much traffic in neither arm, change nothing about a young canary."""
+    with_past = [
+        Outcome(domain="shop", arm=arm, version=1, unit=f"p{arm}{i}", at=clock() - 90_000 + i, error=True, status=500)
+        for i in range(1_500)
+        for arm in ("stable", "canary")
+    ]
+    await registry.record([], with_past)
+    await _on_canary(registry)
+    await _traffic(registry, clock, 200)
+    found = await registry.outcomes("shop", arm=("control", "canary"), since=clock() - 4_000, limit=60_000)
+    assert len(found) == 400 and {o.arm for o in found} == {"control", "canary"}
     await _look(registry, settings, clock)
     assert (await registry.deployment("shop")).share == 0.5
 
