@@ -159,24 +159,6 @@ def test_failures_are_one_sentence(file: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.output
 
 
-def test_the_papers_protocol(file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "report.json"
-    options = ["--methods", "default,cot,metaspo-faithful", "--adapt", "--budget-calls", 3000, "--out", out]
-    done = invoke(cli.paper, file, *options)
-    assert done.exit_code == 0, done.output
-    assert "Unseen generalization" in done.stdout
-    assert "Test-time adaptation" in done.stdout
-    report = json.loads(out.read_text())
-    assert {(cell["method"], cell["task"]) for cell in report["cells"]} == {
-        (method, "three") for method in ("default", "cot", "metaspo-faithful")
-    }
-    assert all(cell["unseen"]["n"] > 0 and cell["adapted"]["n"] > 0 for cell in report["cells"])
-    assert report["constant"].keys() == {"three"}
-    again = invoke(cli.paper, file, *options, "--resume", "--json")
-    assert json.loads(again.stdout)["cells"] == report["cells"]
-    assert invoke(cli.paper, file, "--methods", "magic").exit_code == 1
-
-
 def test_simulations_are_found_by_name() -> None:
     assert invoke(cli.simulate, "--help").exit_code == 0
     assert invoke(cli.simulate, "weather").exit_code == 2

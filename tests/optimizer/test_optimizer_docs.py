@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from optimizer.records import JudgeKind, LedgerRow, LoopSizes, Method, ModelRole
-from optimizer.search_file import _File, _ModelSettings
+from optimizer.search_file import ModelSettings, _File
 from optimizer.tasks import TaskSettings, _TaskFile
 
 TEXT = (Path(__file__).parents[2] / "docs" / "optimizer.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def section(heading: str) -> str:
         ("A task folder", tuple(name for name in _TaskFile.__struct_fields__ if name != "domain")),
         ("Methods", get_args(Method)),
         ("Models", get_args(ModelRole)),
-        ("Models", tuple(name for name in _ModelSettings.__struct_fields__)),
+        ("Models", tuple(name for name in ModelSettings.__struct_fields__)),
         ("Judges", get_args(JudgeKind)),
         ("Budget", ("requested", "paid", "cache_hits", "replayed")),
     ],
