@@ -116,6 +116,23 @@ def test_inclusion_is_the_true_probability_and_favours_the_fresh() -> None:
     assert inclusion(NOW, threshold, 1.0) > inclusion(NOW - DAY, threshold, 1.0) > 0
 
 
+async def test_a_write_that_is_tried_again_finds_the_vote_that_came_in_between(registry: Registry) -> None:
+    """The server dies after it stored the sample and before it said so; a vote was stored just before the sample."""
+    await domain_with_versions(registry)
+    vote = Feedback(
+        exchange="x1", domain="support", key="k1", unit="u1", arm="stable", version=1, at=NOW, reference="billing"
+    )
+    assert not await registry.add_feedback(vote), "the sample is not there yet"
+    redis, key = registry.connection, registry.connection.keys.vote("support", "x1")
+    stored = await redis.command("GET", key)
+    await redis.command("DEL", key)
+    await registry.record([sample(1)], [])  # the first try: it read the votes before this one was stored
+    await redis.command("SET", key, stored)
+    assert (await registry.get_sample("x1")).reference is None
+    await registry.record([sample(1)], [])
+    assert (await registry.get_sample("x1")).reference == "billing"
+
+
 async def test_samples_expire_by_themselves(registry: Registry, clock: Clock) -> None:
     await domain_with_versions(registry)
     await registry.record_samples([sample(1), sample(2, at=NOW - 29.9 * DAY), sample(3, at=NOW - 31 * DAY)])
