@@ -2,7 +2,7 @@
 
     python -m benchmarks.registry_bench                  # everything, backup scaled to 100 MB
     python -m benchmarks.registry_bench --only fanout snapshot
-    python -m benchmarks.registry_bench --backup-mb 1024
+    python -m benchmarks.registry_bench --only backup --backup-mb 1024 --sample-kb 8
 
 Everything runs on the embedded server (append-only file synced before each answer); figures are of this machine.
 """
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from msgspec.structs import replace
 
 from registry import (
     Conflict,
@@ -169,9 +170,10 @@ def _load_file(cache: str, results: Any) -> None:
     from registry.snapshot import read_snapshot
 
     verifier = Verifier(SIGNER.public)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     found = read_snapshot(Path(cache), verifier, lambda *_: None)
-    results.put((len(found.domains) if found else 0, time.perf_counter() - began))
+    cpu = time.process_time() - worked
+    results.put((len(found.domains) if found else 0, time.perf_counter() - began, cpu))
 
 
 async def snapshot(registry: Registry, prefix: str, home: Path) -> dict[str, Any]:
@@ -207,6 +209,7 @@ async def snapshot(registry: Registry, prefix: str, home: Path) -> dict[str, Any
             "process_mb": round(best[3], 1),
             "file_mb": round(Path(cache).stat().st_size / 2**20, 1),
             "load_file_seconds": round(from_file[1], 3),
+            "load_file_cpu_seconds": round(from_file[2], 3),
         }
     return rows
 
@@ -387,13 +390,35 @@ async def memory(registry: Registry) -> dict[str, Any]:
     return {"bytes_per": per}
 
 
-async def backup(registry: Registry, home: Path, megabytes: int) -> dict[str, Any]:
-    """A backup of that many megabytes of samples, while the registry goes on answering."""
+def _conversations(kilobytes: float) -> Callable[[int, int], list[Sample]]:
+    """Makes samples of that size, each with text of its own: words, so that they compress as text does."""
+    chance = random.Random(20261120)
+    letters = "etaoinshrdlucmfwypvbgkqjxz"
+    words = ["".join(chance.choices(letters, range(26, 0, -1), k=chance.randint(2, 9))) for _ in range(20_000)]
+    pool = " ".join(chance.choices(words, k=700_000))
+    length = max(10, int((kilobytes * 1024 - 200) / 2))
+
+    def make(count: int, start: int) -> list[Sample]:
+        def text() -> str:
+            place = chance.randrange(len(pool) - length)
+            return pool[place : place + length]
+
+        return [
+            replace(sample, messages=(Message(role="user", content=text()),), answer=text())
+            for sample in _samples(count, start)
+        ]
+
+    return make
+
+
+async def backup(registry: Registry, home: Path, megabytes: int, kilobytes: float) -> dict[str, Any]:
+    """A backup of that many megabytes of samples of that size, while the registry goes on answering."""
     await registry.put_domain(Domain(name="d0", parent=None), actor="bench")
-    size = sum(len(encode(sample)) for sample in _samples(100)) / 100
+    make = _conversations(kilobytes)
+    size = sum(len(encode(sample)) for sample in make(100, 0)) / 100
     count = int(megabytes * 2**20 / size)
-    for start in range(0, count, 500):
-        await registry.record_samples(_samples(500, 10**8 + start))
+    for start in range(0, count, 200):
+        await registry.record_samples(make(min(200, count - start), 10**8 + start))
     worst = [0.0]
     stop = asyncio.Event()
 
@@ -408,7 +433,7 @@ async def backup(registry: Registry, home: Path, megabytes: int) -> dict[str, An
     asker = asyncio.create_task(ask())
     began = time.perf_counter()
     keys = await registry.backup(home / "backup")
-    took = time.perf_counter() - began
+    took, peak = time.perf_counter() - began, psutil.Process().memory_info().rss / 2**20
     stop.set()
     await asker
     target = await Registry.connect(registry.connection.url, prefix="restored")
@@ -419,10 +444,12 @@ async def backup(registry: Registry, home: Path, megabytes: int) -> dict[str, An
     await other.close()
     return {
         "data_mb": megabytes,
+        "sample_kb": round(size / 1024, 2),
         "keys": keys,
         "file_mb": round((home / "backup").stat().st_size / 2**20, 1),
         "backup_seconds": round(took, 1),
         "restore_seconds": round(back, 1),
+        "process_mb": round(peak),
         "longest_ping_meanwhile_ms": round(worst[0] * 1000, 1),
     }
 
@@ -432,7 +459,7 @@ async def backup(registry: Registry, home: Path, megabytes: int) -> dict[str, An
 PARTS = ("fanout", "snapshot", "ingest", "moves", "history", "memory", "backup")
 
 
-async def one(part: str, home: Path, url: str, backup_mb: int) -> dict[str, Any]:
+async def one(part: str, home: Path, url: str, backup_mb: int, sample_kb: float) -> dict[str, Any]:
     """One part on a fresh server."""
     many = RetentionSettings(samples_per_task=10**7) if part == "backup" else None
     registry = await Registry.connect(url, signer=SIGNER, prefix=part, retention=many)
@@ -443,7 +470,7 @@ async def one(part: str, home: Path, url: str, backup_mb: int) -> dict[str, Any]
         "moves": lambda: moves(registry),
         "history": lambda: history(registry),
         "memory": lambda: memory(registry),
-        "backup": lambda: backup(registry, home, backup_mb),
+        "backup": lambda: backup(registry, home, backup_mb, sample_kb),
     }
     try:
         return await story[part]()
@@ -451,14 +478,14 @@ async def one(part: str, home: Path, url: str, backup_mb: int) -> dict[str, Any]
         await registry.close()
 
 
-async def run(parts: list[str], backup_mb: int) -> dict[str, Any]:
+async def run(parts: list[str], backup_mb: int, sample_kb: float) -> dict[str, Any]:
     """All parts, one after the other."""
     about = {"cores": os.cpu_count(), "python": platform.python_version()}
     found: dict[str, Any] = {"machine": about}
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="msb-") as folder, EmbeddedRedis.start(Path(folder)) as server:
             load = round(os.getloadavg()[0], 1)
-            found[part] = {**await one(part, Path(folder), server.url, backup_mb), "load_average": load}
+            found[part] = {**await one(part, Path(folder), server.url, backup_mb, sample_kb), "load_average": load}
         print(f"{part}: {json.dumps(found[part])}", file=sys.stderr, flush=True)
     return found
 
@@ -467,8 +494,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--backup-mb", type=int, default=100)
+    parser.add_argument("--sample-kb", type=float, default=0.7)
     options = parser.parse_args()
-    print(json.dumps(asyncio.run(run(options.only, options.backup_mb)), indent=2))
+    print(json.dumps(asyncio.run(run(options.only, options.backup_mb, options.sample_kb)), indent=2))
 
 
 if __name__ == "__main__":

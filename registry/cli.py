@@ -143,6 +143,8 @@ def _changes(rules: tuple[str, ...], path: Path | None) -> dict[str, Any]:
         *above, last = names.split(".")
         for part in above:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise click.UsageError(f"{names} names a part of {part}, which was given a value of its own.")
         place[last] = value
     return changes
 

@@ -23,8 +23,10 @@ from registry.cli_session import (
 )
 from registry.errors import NotFound, Refused
 from registry.prompt_files import ImportedPrompt, export_yaml, read_prompts
-from registry.records import Deployment, Domain, Lineage, Version
+from registry.records import AuditEntry, Deployment, Domain, Lineage, Version
+from registry.redis_keys import domain_name
 from registry.registry import Registry
+from registry.signing import content_hash
 
 
 @click.group()
@@ -166,7 +168,9 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise click.ClickException(f"There is no file {path}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"{path} cannot be read as text: {error}.") from error
+        raise click.ClickException(
+            f"{path} cannot be read as text: {getattr(error, 'strerror', None) or error}."
+        ) from error
 
 
 @prompts.command("export")
@@ -193,40 +197,81 @@ def export(ctx: click.Context, domain: str, path: Path | None) -> None:
 @click.argument("path", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--domain", help="Where to, instead of where the file says.")
 @click.option("--promote", "promoted", is_flag=True, help="Promote what the file marks as stable (or production).")
+@click.option("--check", "only_check", is_flag=True, help="Write nothing: say what the import would do.")
 @why_option
 @json_option
 @click.pass_context
-def import_(ctx: click.Context, path: Path, domain: str | None, promoted: bool, why: str, as_json: bool) -> None:
-    """Versions from our YAML, a Langfuse prompt export, or MLflow model versions (as its REST API lists them)."""
+def import_(
+    ctx: click.Context,
+    path: Path,
+    domain: str | None,
+    promoted: bool,
+    only_check: bool,
+    why: str,
+    as_json: bool,
+) -> None:
+    """Versions from our YAML, a Langfuse prompt export, or MLflow model versions (as its REST API lists them).
+
+    With --check a file that cannot be imported ends with exit code 1, and nothing is written: for CI, before the merge.
+    """
     text = _read(path)
 
     async def story(registry: Registry) -> list[dict[str, Any]]:
-        done = []
-        for prompt in read_prompts(text, path.name if str(path) != "-" else "standard input"):
-            done.append(await _import_one(registry, prompt, domain or prompt.domain, promoted, why))
-        return done
+        found = read_prompts(text, path.name if str(path) != "-" else "standard input")
+        if only_check:
+            return [await _would_import(registry, prompt, domain or prompt.domain, promoted) for prompt in found]
+        return [await _import_one(registry, prompt, domain or prompt.domain, promoted, why) for prompt in found]
 
-    done = run(ctx, story, signing=True)
+    done = run(ctx, story, signing=not only_check)
     if as_json:
         print_json(done)
         return
     for one in done:
-        click.echo(f"{one['domain']}: version {one['version']}{', stable' if one['promoted'] else ''}")
+        number = f"version {one['version']}" if one["version"] is not None else "a new version"
+        click.echo(
+            f"{one['domain']}: {number}{', new' if one['new'] and one['version'] else ''}"
+            f"{', stable' if one['promoted'] else ''}"
+        )
+    if promoted and not any(one["promoted"] for one in done):
+        click.echo("Nothing is promoted: the file marks no version as stable.", err=True)
+
+
+async def _would_import(
+    registry: Registry, prompt: ImportedPrompt, domain: str | None, promoted: bool
+) -> dict[str, Any]:
+    """What ``_import_one`` would answer; ``version`` is None for a text that is new here."""
+    number = await _number_of(registry, prompt, _named(domain))
+    return {"domain": domain, "version": number, "new": number is None, "promoted": promoted and prompt.stable}
+
+
+def _named(domain: str | None) -> str:
+    if domain is None:
+        raise Refused("The file does not say which domain it is for: say --domain.")
+    return domain_name(domain)
+
+
+async def _number_of(registry: Registry, prompt: ImportedPrompt, domain: str) -> int | None:
+    """The number that this text has here already."""
+    digest = content_hash(prompt.system_prompt)
+    return next((version.number for version in await registry.list_versions(domain) if version.hash == digest), None)
 
 
 async def _import_one(
     registry: Registry, prompt: ImportedPrompt, domain: str | None, promoted: bool, why: str
 ) -> dict[str, Any]:
-    if domain is None:
-        raise Refused("The file does not say which domain it is for: say --domain.")
+    domain = _named(domain)
     try:
         await registry.get_domain(domain)
     except NotFound:
         await registry.put_domain(Domain(name=domain), actor=actor(), why=why or "import")
+    known = await _number_of(registry, prompt, domain)
     version = await registry.add_version(domain, prompt.system_prompt, lineage=prompt.lineage)
+    if prompt.blocked and not (await registry.get_version(domain, version.number)).blocked:
+        await registry.block_version(domain, version.number, prompt.blocked, actor())
     if promoted and prompt.stable:
         await registry.promote(domain, version.number, actor=actor(), why=why or "import")
-    return {"domain": domain, "version": version.number, "promoted": promoted and prompt.stable}
+    done = promoted and prompt.stable
+    return {"domain": domain, "version": version.number, "new": known is None, "promoted": done}
 
 
 # --- pointers --------------------------------------------------------------------------------------------------------
@@ -315,7 +360,14 @@ def block(ctx: click.Context, domain: str, number: int, why: str) -> None:
 @click.pass_context
 def history(ctx: click.Context, domain: str, limit: int, before: int | None, everything: bool, as_json: bool) -> None:
     """Who moved which pointer of DOMAIN, when and why; newest first."""
-    entries = run(ctx, lambda r: r.history(domain, limit, before, moves_only=not everything))
+
+    async def story(registry: Registry) -> list[AuditEntry]:
+        entries = await registry.history(domain, limit, before, moves_only=not everything)
+        if not entries:
+            await _was_there(registry, domain)
+        return entries
+
+    entries = run(ctx, story)
     if as_json:
         print_json(entries)
         return
@@ -332,6 +384,12 @@ def history(ctx: click.Context, domain: str, limit: int, before: int | None, eve
     click.echo(table(("N", "WHEN", "WHO", "WHAT", "MOVE; WHY"), rows, wide=4))
 
 
+async def _was_there(registry: Registry, domain: str) -> None:
+    """Raises NotFound for a name that is no domain and never was one; a deleted domain keeps its audit."""
+    if not await registry.history(domain, 1):
+        await registry.get_domain(domain)
+
+
 @prompts.command("served-at")
 @click.argument("domain")
 @click.argument("when")
@@ -341,6 +399,7 @@ def served_at(ctx: click.Context, domain: str, when: str, as_json: bool) -> None
     """What served DOMAIN at a time, like 2026-11-20T14:00 (UTC)."""
 
     async def story(registry: Registry) -> Deployment:
+        await _was_there(registry, domain)
         return await registry.served_at(domain, parse_moment(when))
 
     _say(run(ctx, story), as_json)

@@ -130,14 +130,16 @@ def erase_samples(ctx: click.Context, key: str | None, unit: str | None, yes: bo
         whose = " and ".join(f"{name} {value}" for name, value in (("key", key), ("unit", unit)) if value)
         click.confirm(f"Remove every sample of {whose}, and datasets that hold one?", abort=True)
 
-    async def story(registry: Registry) -> Any:
-        named = {record.name: record.id for record in await registry.list_keys()}
-        return await registry.erase(named.get(key, key) if key else None, unit)
+    async def story(registry: Registry) -> tuple[Any, bool]:
+        named = {name: record.id for record in await registry.list_keys() for name in (record.name, record.id)}
+        return await registry.erase(named.get(key, key) if key else None, unit), key in named
 
-    report = run(ctx, story)
+    report, known = run(ctx, story)
     if as_json:
         print_json(report)
         return
+    if key and not known:
+        click.echo(f"No key is named {key}: its samples, if any, would carry the id that the key had.", err=True)
     click.echo(
         f"Removed: {report.samples} samples, {report.outcomes} outcomes, {report.votes} votes,"
         f" {len(report.datasets)} datasets."

@@ -11,7 +11,7 @@ from registry.deployments import DeploymentStore
 from registry.digests import hash_key
 from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.records import KeyRecord, Role
-from registry.redis_keys import FLEET
+from registry.redis_keys import FLEET, domain_name
 from registry.store import DAY, decode, encode
 
 __all__ = ["KeyStore", "hash_key"]
@@ -32,6 +32,10 @@ class KeyStore(DeploymentStore):
         """
         if unknown := sorted(set(limits) - set(_LIMITS)):
             raise Refused(f"A key has no limit {unknown[0]!r}; its limits are {', '.join(_LIMITS)}.")
+        if not name.strip() or not name.isprintable() or len(name) > 200:
+            raise Refused("A key needs a name: printable, at most 200 characters, like the app or person it is for.")
+        if domain is not None:
+            domain_name(domain)
         if any(key.name == name and key.revoked_at is None for key in await self.list_keys()):
             raise Conflict(f"A key named {name!r} is in use: revoke it first, or choose another name.")
         text = f"msp-{secrets.token_urlsafe(32)}"

@@ -35,12 +35,15 @@ _CHAT_ROLES = ("system", "developer")
 
 
 class ImportedPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt out of a file: where it wants to go, its text, where it comes from, and whether it served there."""
+    """A prompt out of a file: where it wants to go, its text, where it comes from, whether it served there, and why it
+    may not serve any more.
+    """
 
     domain: str | None
     system_prompt: str
     lineage: Lineage
     stable: bool = False
+    blocked: str = ""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -112,26 +115,36 @@ def _ours(document: dict[str, Any], name: str) -> list[ImportedPrompt]:
     versions = document.get("versions", [document])
     if not isinstance(versions, list):
         raise Refused(f"{name}: `versions` must be a list.")
+    domain, stable = document.get("domain"), document.get("stable")
     prompts = []
     for position, entry in enumerate(versions):
         if not isinstance(entry, dict) or not isinstance(entry.get("system_prompt"), str):
             raise Refused(f"{name}: versions[{position}] needs a text under `system_prompt`.")
-        why = entry.get("why") or f"imported from {name}"
-        lineage = Lineage(
-            author=str(entry.get("author") or f"import of {name}"),
-            why=str(why),
-            parent=None,  # the numbers of the file are not the numbers here
-            run=entry.get("run"),
-            datasets=tuple(entry.get("datasets") or ()),
-            gate=entry.get("gate"),
-        )
-        stable = document.get("stable") is not None and entry.get("version") == document.get("stable")
+        about = {
+            "author": str(entry.get("author") or f"import of {name}"),
+            "why": str(entry.get("why") or f"imported from {name}"),
+            # Its parent is left out: the numbers of the file are not the numbers here.
+            **{field: entry[field] for field in ("run", "datasets", "gate") if entry.get(field) is not None},
+        }
+        try:
+            lineage = msgspec.convert(about, Lineage)
+        except msgspec.ValidationError as error:
+            raise Refused(f"{name}: versions[{position}]: {_small(str(error))}.") from error
         prompts.append(
             ImportedPrompt(
-                domain=document.get("domain"), system_prompt=entry["system_prompt"], lineage=lineage, stable=stable
+                domain=str(domain) if domain is not None else None,
+                system_prompt=entry["system_prompt"],
+                lineage=lineage,
+                # A file with one text and nothing else means that text.
+                stable=entry is document or (stable is not None and entry.get("version") == stable),
+                blocked=str(entry.get("blocked") or ""),
             )
         )
     return prompts
+
+
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def _langfuse_prompts(document: Any) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class Signer:
         except OSError as error:
             raise SettingsError(f"The signing key {path} cannot be read: {error.strerror}.") from error
         except (ValueError, TypeError) as error:
-            raise SettingsError(f"The signing key {path} cannot be read: it is no PEM without a password.") from error
+            raise SettingsError(f"The signing key {path} cannot be read: it is no private key (PEM).") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise SettingsError(f"The signing key {path} is not an Ed25519 key.")
         return cls(key)

@@ -85,13 +85,32 @@ def test_export_and_import(run: Run, tmp_path: Path) -> None:
     assert run("prompts", "export", "support").stdout == (tmp_path / "support.yaml").read_text()
     done = parsed(run("prompts", "import", "support.yaml", "--domain", "copy", "--promote", "--json"))
     assert done == [
-        {"domain": "copy", "version": 1, "promoted": False},
-        {"domain": "copy", "version": 2, "promoted": True},
+        {"domain": "copy", "version": 1, "new": True, "promoted": False},
+        {"domain": "copy", "version": 2, "new": True, "promoted": True},
     ]
     assert run("prompts", "show", "copy").stdout == "Be kind.\n"
     assert "support: version 1" in run("prompts", "import", "support.yaml").stdout
     (tmp_path / "bare.yaml").write_text("system_prompt: Hi.")
     assert "--domain" in run("prompts", "import", "bare.yaml", code=1).stderr
+    checked = run("prompts", "import", "bare.yaml", "--domain", "copy", "--check", "--promote")
+    assert checked.stdout == "copy: a new version, stable\n"
+    assert len(parsed(run("prompts", "list", "copy", "--json"))) == 2
+    known = parsed(run("prompts", "import", "support.yaml", "--domain", "nowhere", "--check", "--json"))
+    assert [one["version"] for one in known] == [None, None]
+    assert (
+        run("prompts", "import", "bare.yaml", "--domain", "copy", "--promote").stdout
+        == "copy: version 3, new, stable\n"
+    )
+    run("prompts", "block", "support", "1", "--why", "leaks")
+    run("prompts", "export", "support", "--file", "support.yaml")
+    run("prompts", "import", "support.yaml", "--domain", "third")
+    assert "blocked: leaks" in run("prompts", "promote", "third", "1", code=1).stderr
+    (tmp_path / "unmarked.yaml").write_text("domain: copy\nversions: [{system_prompt: Hi.}]")
+    assert "marks no version" in run("prompts", "import", "unmarked.yaml", "--promote").stderr
+    (tmp_path / "odd.yaml").write_text("domain: 2026\nsystem_prompt: Hi.\ngate: passed")
+    assert "expected `object" in run("prompts", "import", "odd.yaml", "--check", code=1).stderr
+    (tmp_path / "odd.yaml").write_text("domain: 2026\nsystem_prompt: Hi.")
+    assert run("prompts", "import", "odd.yaml").stdout == "2026: version 1, new\n"
     assert "no file" in run("prompts", "import", "nope.yaml", code=1).stderr
     assert "cannot be written" in run("prompts", "export", "support", "--file", "no/such/x", code=1).stderr
 
@@ -110,8 +129,12 @@ def test_domains(run: Run, tmp_path: Path) -> None:
     assert "NAME=VALUE" in run("domains", "set", "support", "inject", code=2).stderr
     assert "cannot name a domain" in run("domains", "set", "No Good", code=1).stderr
     assert "no domain" in run("domains", "show", "nope", code=1).stderr
+    assert "value of its own" in run("domains", "set", "support", "inject=off", "inject.x=1", code=2).stderr
     run("domains", "delete", "support", code=1, text="n\n")
     run("domains", "delete", "support", "--yes", "--why", "done")
+    assert run("prompts", "history", "support", "--all").stdout.count("\n") > 3  # its audit stays
+    for command in (("history", "nope"), ("served-at", "nope", "2026-11-20")):
+        assert "no domain" in run("prompts", *command, code=1).stderr
     assert parsed(run("domains", "list", "--json")) == []
 
 
@@ -125,6 +148,9 @@ def test_keys(run: Run) -> None:
     assert "hash" not in parsed(run("keys", "list", "--json"))[0]
     assert "is in use" in run("keys", "create", "--role", "caller", "--name", "app", code=1).stderr
     run("keys", "create", "--role", "king", "--name", "x", code=2)
+    assert "needs a name" in run("keys", "create", "--role", "caller", "--name", " ", code=1).stderr
+    says = run("keys", "create", "--role", "caller", "--name", "x", "--domain", "No Good", code=1).stderr
+    assert "cannot name a domain" in says
     assert "revoked" in run("keys", "revoke", "app", "--why", "leaked").stdout
     assert "no key" in run("keys", "revoke", "nope", code=1).stderr
     acl = run("keys", "acl", "--gateway-password", "g")

@@ -42,7 +42,7 @@ def test_our_yaml_goes_out_and_comes_back() -> None:
 
 def test_a_file_written_by_hand_is_enough() -> None:
     [prompt] = read_prompts("domain: support\nsystem_prompt: Be brief.\n", "hand.yaml")
-    assert (prompt.domain, prompt.system_prompt, prompt.stable) == ("support", "Be brief.", False)
+    assert (prompt.domain, prompt.system_prompt, prompt.stable) == ("support", "Be brief.", True)
     assert prompt.lineage == Lineage(author="import of hand.yaml", why="imported from hand.yaml")
 
 
