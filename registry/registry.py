@@ -120,8 +120,8 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
         actor = "config file"
         named = {record.name: record for record in settings.domain_records()}
         for name in _parents_first(named):
-            record = _with_adapted(named[name], await self._domain_or_none(name))
-            await self.put_domain(record, actor=actor, why="the config file says so")
+            said = _with_adapted(named[name], await self._domain_or_none(name))
+            await self.put_domain(said, actor=actor, why="the config file says so")
             prompt = settings.domains[name].system_prompt
             if prompt and not await self._redis.command("HLEN", self._keys.versions(name)):
                 version = await self.add_version(
