@@ -14,11 +14,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import optimizer
-from jobs import convert, judging
-from jobs.agreement import wilson
+from jobs import convert, judging, scores
 from jobs.errors import NoWork
 from jobs.work import Work
-from registry import Domain, JudgeSpec, NotFound, Sample, Tally
+from registry import Domain, JudgeSpec, NotFound, Sample
 
 BATCH = 25
 MOST_LOOKED_AT = 5_000
@@ -37,7 +36,7 @@ async def run(work: Work) -> str:
     by_rule, by_model = sort_out(domain, fresh)
     scored = await score_by_rule(work, domain, by_rule)
     scored += await score_by_model(work, domain, by_model[:MOST_AT_ONCE])
-    await publish(work, domain)
+    await scores.publish(work.registry, work.metrics)
     if not fresh:
         raise NoWork("nothing_fresh", f"No unscored samples of {domain.name!r}.")
     return f"{scored} of {len(fresh)} fresh samples scored"
@@ -187,35 +186,3 @@ async def _spent(work: Work, domain: str, more: dict[str, float]) -> dict[str, f
     name = f"judging-{domain}"
     totals = await work.registry.add_usage({name: more}, f"day-{int(work.clock() // DAY)}", 2.0 * DAY)
     return totals[name]
-
-
-# --- what the scores say ---------------------------------------------------------------------------------------------
-
-
-async def publish(work: Work, domain: Domain) -> None:
-    """Mean score and 95 % interval per arm, of the versions that are pointed at."""
-    pointers = await work.registry.deployment(domain.name)
-    live = {
-        "stable": pointers.stable,
-        "canary": pointers.canary,
-        "control": pointers.stable,
-        "holdback": pointers.holdback,
-    }
-    for tally in await work.registry.outcome_totals(domain.name):
-        if tally.scored and live.get(tally.arm) == tally.version:
-            mean, low, high = interval(tally)
-            work.metrics.score_mean.labels(domain.name, tally.arm).set(mean)
-            work.metrics.score_low.labels(domain.name, tally.arm).set(low)
-            work.metrics.score_high.labels(domain.name, tally.arm).set(high)
-
-
-def interval(tally: Tally) -> tuple[float, float, float]:
-    """(mean, low, high) of a sum of scores: Wilson for yes/no scores and small counts, else the normal interval."""
-    mean = tally.score / tally.scored
-    spread = max(0.0, tally.score_sq / tally.scored - mean**2)
-    if tally.scored < 30 or abs(spread - mean * (1 - mean)) < 1e-9:
-        found = wilson(round(tally.score), tally.scored)
-        assert found is not None
-        return mean, min(found[1], mean), max(found[2], mean)
-    half = 1.96 * (spread / (tally.scored - 1)) ** 0.5
-    return mean, max(0.0, mean - half), min(1.0, mean + half)

@@ -50,6 +50,9 @@ class Metrics:
         self.score_mean = Gauge("metaspo_score_mean", "Mean score of live traffic.", ["domain", "arm"], registry=r)
         self.score_low = Gauge("metaspo_score_low", "Lower end of its 95% interval.", ["domain", "arm"], registry=r)
         self.score_high = Gauge("metaspo_score_high", "Upper end of its 95% interval.", ["domain", "arm"], registry=r)
+        self.scores = (self.score_mean, self.score_low, self.score_high)
+        self.scores_shown: set[tuple[str, str]] = set()
+        """(domain, arm) of what the three show now."""
         self.unscored = Counter(
             "metaspo_unscored_total", "Samples without a verdict.", ["domain", "reason"], registry=r
         )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.errors import NoWork
-from jobs.judge import interval
+from jobs.scores import interval
 from jobs.work import Work
 from registry import Approval, AuditEntry, Registry, Run, Tally, describe
 

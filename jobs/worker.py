@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 
+from jobs import scores
 from jobs.connect import open_both
 from jobs.errors import JobsError, LeaseLost, NoWork, UnknownJob
 from jobs.lease import Held, under_lease
@@ -207,7 +208,12 @@ async def worker(settings: Settings, *, metrics: str | None = None) -> None:
         async with open_both(settings) as (registry, queue):
             log.info("Working.")
             hands = Worker(registry, settings, metrics=meters, holder=holder_name())
-            await until_told(lambda stop: serve(hands, queue, stop))
+            showing = asyncio.create_task(scores.keep_fresh(registry, meters)) if address else None
+            try:
+                await until_told(lambda stop: serve(hands, queue, stop))
+            finally:
+                if showing is not None:
+                    await end_tasks(showing)
     finally:
         if close:
             close()

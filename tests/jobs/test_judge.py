@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from jobs import calibrate, judge, sentinels
+from jobs import calibrate, judge, scores, sentinels
 from jobs.errors import NoWork
 from jobs.judging import judge_id
+from jobs.metrics import Metrics
 from jobs.searchplan import decide, read_wishes
 from optimizer import Example
-from registry import Domain, JudgeSpec, Registry, Sample, Settings, Tally, Task
+from registry import Domain, JudgeSpec, Lineage, Outcome, Registry, Sample, Settings, Tally, Task
 from tests.jobs.conftest import TASKS, Clock, samples, shop, task, with_shop, work_for
 from tests.jobs.stub_model import StubModel
 
@@ -156,7 +157,7 @@ def test_sentinels_are_the_same_for_the_same_batch() -> None:
 
 @pytest.mark.parametrize(("total", "square", "n"), [(8.0, 8.0, 10), (40.0, 40.0, 50), (30.0, 20.0, 50), (0.0, 0.0, 5)])
 def test_intervals_hold_their_mean(total: float, square: float, n: int) -> None:
-    mean, low, high = judge.interval(Tally(n=n, scored=n, score=total, score_sq=square))
+    mean, low, high = scores.interval(Tally(n=n, scored=n, score=total, score_sq=square))
     assert mean == pytest.approx(total / n)
     assert 0 <= low <= mean <= high <= 1
 
@@ -177,3 +178,27 @@ async def test_a_late_reference_is_found_behind_many_that_wait(
     await registry.record([*waiting, *late], [])
     said = await judge.run(work_for(registry, settings, clock, "judge"))
     assert said == "1 of 601 fresh samples scored"
+
+
+async def test_every_worker_shows_what_any_of_them_judged_and_no_arm_that_ended(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    await with_shop(registry)
+    await registry.add_version("shop", "Another.", lineage=Lineage(author="test"))
+    await registry.canary("shop", 2, 0.5, actor="ops", why="try")
+    name = "metaspo_score_mean"
+    rows = [
+        Outcome(
+            domain="shop", arm=arm, version=v, unit=f"{arm}{i}", at=clock(), score=float(i % 2), exchange=f"{arm}{i}"
+        )
+        for arm, v in (("canary", 2), ("control", 1))
+        for i in range(10)
+    ]
+    await registry.record([], rows)
+    another = Metrics()
+    await scores.publish(registry, another)
+    assert another.registry.get_sample_value(name, {"domain": "shop", "arm": "canary"}) == 0.5
+    await registry.abort("shop", actor="ops", why="enough")
+    await scores.publish(registry, another)
+    for arm in ("canary", "control"):
+        assert another.registry.get_sample_value(name, {"domain": "shop", "arm": arm}) is None
