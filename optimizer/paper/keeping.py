@@ -16,7 +16,7 @@ from optimizer.journal import Journal
 from optimizer.paper.finding import Outcome
 from optimizer.paper.measure import journal_spec
 from optimizer.paper.protocol import GLOBAL, Cell, Protocol, sources_of, unseen_of
-from optimizer.paper.raw import FoundPrompt, RawRow, write_lines
+from optimizer.paper.raw import FoundPrompt, RawRow, earlier_rows, read_prompts, write_lines
 from optimizer.paper.user_prompts import UserPrompts
 from optimizer.records import Record, SearchTask
 from optimizer.runs import fingerprint
@@ -83,10 +83,13 @@ def read_cell(path: Path) -> CellResult | None:
 
 
 def publish(home: Path, done: Mapping[Cell, CellResult], *, cells: int, estimated: int) -> None:
-    """Write raw results, prompts and ledger of the finished cells."""
-    write_lines(home / "raw.jsonl", [row for found in done.values() for row in found.rows])
-    prompts = {
-        cell.found_by: FoundPrompt(
+    """Write raw results, prompts and ledger. Rows of earlier runs in this home stay, unless these are newer."""
+    rows = {row.key: row for row in earlier_rows(home / "raw.jsonl")}
+    rows.update((row.key, row) for found in done.values() for row in found.rows)
+    write_lines(home / "raw.jsonl", rows.values())
+    prompts = {(p.domain, p.method, p.seed, p.sha256): p for p in read_prompts(home / "prompts.jsonl")}
+    prompts |= {
+        (cell.domain, cell.method, cell.seed, sha256_of(found.outcome.prompt)): FoundPrompt(
             sha256=sha256_of(found.outcome.prompt),
             method=cell.method,
             domain=cell.domain,

@@ -21,9 +21,13 @@ from optimizer.paper.tables import Shown, Table, Value, label_of, tables
 _COUNTS = {"runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens", "user prompts"}
 
 
-def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> list[Table]:
-    """Every table that the rows can fill."""
-    return [*tables(rows), *beside_published(rows), *(quirky_tables(rows) if as_published else [])]
+def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[str, list[Table]]:
+    """Every table that the rows can fill, by protocol: results of different sizes are never averaged."""
+    made = {}
+    for protocol in dict.fromkeys(row.protocol for row in rows):
+        part = [row for row in rows if row.protocol == protocol]
+        made[protocol] = [*tables(part), *beside_published(part), *(quirky_tables(part) if as_published else [])]
+    return made
 
 
 def report_page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt] = (), *, as_published: bool = False) -> str:
@@ -34,7 +38,7 @@ def report_page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt] = (), *, 
 def report_dict(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[str, Any]:
     """The report as plain JSON values: scores are 0..1."""
     made = all_tables(rows, as_published=as_published)
-    return {"about": _about(rows), "tables": [msgspec.to_builtins(table) for table in made]}
+    return {"about": _about(rows), "tables": {protocol: msgspec.to_builtins(found) for protocol, found in made.items()}}
 
 
 def write_report(
@@ -42,16 +46,30 @@ def write_report(
 ) -> list[Path]:
     """Write report.md, report.json, one CSV per table and the figures into ``folder``; the paths written."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = figures(rows)
+    drawn = all_figures(rows)
     page = report_page(rows, prompts, as_published=as_published)
     page += "".join(f"\n![{name.replace('_', ' ')}]({name}.svg)\n" for name in drawn)
     encoded = msgspec.json.format(msgspec.json.encode(report_dict(rows, as_published=as_published)))
     files = {"report.md": page, "report.json": encoded.decode() + "\n"}
-    files |= {f"{table.name}.csv": _csv(table) for table in all_tables(rows, as_published=as_published)}
+    made = all_tables(rows, as_published=as_published)
+    for protocol, found in made.items():
+        prefix = f"{protocol}_" if len(made) > 1 else ""
+        files |= {f"{prefix}{table.name}.csv": _csv(table) for table in found}
     files |= {f"{name}.svg": text for name, text in drawn.items()}
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in files]
+
+
+def all_figures(rows: Sequence[RawRow]) -> dict[str, str]:
+    """Every figure that the rows can fill, by name, with the protocol's name before it where there are several."""
+    protocols = list(dict.fromkeys(row.protocol for row in rows))
+    drawn: dict[str, str] = {}
+    for protocol in protocols:
+        prefix = f"{protocol}_" if len(protocols) > 1 else ""
+        part = [row for row in rows if row.protocol == protocol]
+        drawn |= {f"{prefix}{name}": svg for name, svg in figures(part).items()}
+    return drawn
 
 
 def markdown(table: Table) -> str:
@@ -61,6 +79,23 @@ def markdown(table: Table) -> str:
         cells = [_text(value, column) for value, column in zip(row, table.columns, strict=True)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, *(["", table.note] if table.note else [])])
+
+
+def prompts_page(prompts: Sequence[FoundPrompt], rows: Sequence[RawRow]) -> str:
+    """The system prompts behind the rows, as they were found; equal ones are shown once."""
+    used = {row.prompt_sha256 for row in rows}
+    lines, shown = ["### The prompts"], set()
+    for found in prompts:
+        if found.sha256 not in used:
+            continue
+        head = f"**{label_of(found.method, found.scope)}**, {found.domain}, seed {found.seed}. {found.reason}"
+        lines += ["", head]
+        if found.sha256 not in shown:
+            lines += ["", *(f"    {line}" for line in (found.prompt or "(empty)").splitlines())]
+        else:
+            lines[-1] += " The same prompt as above."
+        shown.add(found.sha256)
+    return "\n".join(lines)
 
 
 def estimate_page(rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, float] | None) -> str:
@@ -77,24 +112,20 @@ def estimate_page(rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, 
 
 
 def _page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt], quirky: bool) -> Iterator[str]:
-    about = _about(rows)
-    yield f"Protocol {', '.join(about['protocols'])}: base {', '.join(about['base_models'])}; optimizer " + (
-        f"{', '.join(about['optimizer_models']) or 'none'}; seeds {', '.join(map(str, about['seeds']))}; "
-        f"{about['rows']} raw rows."
-    )
-    for table in all_tables(rows, as_published=quirky):
+    for protocol, made in all_tables(rows, as_published=quirky).items():
+        about = _about([row for row in rows if row.protocol == protocol])
+        yield f"## Protocol {protocol}"
         yield ""
-        yield markdown(table)
+        yield (
+            f"Base {', '.join(about['base_models'])}; optimizer {', '.join(about['optimizer_models']) or 'none'}; "
+            f"seeds {', '.join(map(str, about['seeds']))}; {about['rows']} raw rows."
+        )
+        for table in made:
+            yield ""
+            yield markdown(table)
+        yield ""
     if prompts:
-        yield ""
-        yield "### The prompts"
-        used = {row.prompt_sha256 for row in rows}
-        for found in prompts:
-            if found.sha256 in used:
-                yield ""
-                yield f"**{label_of(found.method, found.scope)}**, {found.domain}, seed {found.seed}. {found.reason}"
-                yield ""
-                yield "\n".join(f"    {line}" for line in (found.prompt or "(empty)").splitlines())
+        yield prompts_page(prompts, rows)
 
 
 def _about(rows: Sequence[RawRow]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,8 +81,7 @@ class _PaperFile(msgspec.Struct, forbid_unknown_fields=True):
 class Protocol(Record, frozen=True, kw_only=True):
     """The protocol as it is run. ``domains`` holds the catalogue entries, source tasks first.
 
-    ``home`` keeps journals, finished cells, fetched rows and the raw results. ``name`` stands in every raw row, so that
-    results of different protocols do not mix.
+    ``home`` keeps journals, finished cells, fetched rows and the raw results.
     """
 
     models: Models
@@ -105,6 +105,14 @@ class Protocol(Record, frozen=True, kw_only=True):
     budget_calls: int = DEFAULT_CALLS
     sizes: LoopSizes = LoopSizes()
     home: Path = Path(".metaspo/paper")
+
+    @property
+    def label(self) -> str:
+        """The name with a short hash of every size: what stands in the raw rows, so that results of other sizes are
+        never averaged with these. Models, tasks, methods and seeds have columns of their own."""
+        sizes = (self.seed_prompt, self.train_rows, self.test_rows, self.user_prompts, self.user_prompts_by, self.ask,
+                 self.budget_calls, self.sizes)  # fmt: skip
+        return f"{self.name}-{hashlib.sha256(msgspec.json.encode(sizes)).hexdigest()[:6]}"
 
 
 class Cell(Record, frozen=True, kw_only=True):

@@ -102,12 +102,15 @@ class FoundPrompt(Record, frozen=True, kw_only=True):
 
 def read_raw(path: Path) -> list[RawRow]:
     """All rows of a file; a later line replaces an earlier one of the same key. Raises ``DataError``."""
-    rows: dict[tuple[str, ...], RawRow] = {}
-    for row in _read_lines(path, RawRow):
-        rows[row.key] = row
+    rows = {row.key: row for row in _read_lines(path, RawRow)}
     if not rows:
         raise DataError(f"{path} holds no result yet: run `metaspo paper run` first.")
     return list(rows.values())
+
+
+def earlier_rows(path: Path) -> list[RawRow]:
+    """The rows of a file that need not be there. Raises ``DataError``."""
+    return _read_lines(path, RawRow) if path.exists() else []
 
 
 def read_prompts(path: Path) -> list[FoundPrompt]:

@@ -236,7 +236,7 @@ class Run:
             prompt_sha256=sha256_of(outcome.prompt) if cell.method != "constant" else "",
             user_prompts_sha256=sha256_of("\0".join(user_prompts)),
             reason=outcome.reason,
-            protocol=protocol.name,
+            protocol=protocol.label,
         )
 
     def _domain_of(self, entry: PaperTask) -> str:

@@ -183,10 +183,27 @@ async def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
         await run_of(path, backends()).all()
 
 
-def test_other_base_models_measure_what_was_found(tmp_path: Path) -> None:
+async def test_other_base_models_measure_what_was_found(tmp_path: Path) -> None:
     path = write_world(tmp_path)
-    change(path, other_bases=[{"model": "another"}], methods=["default"])
+    change(path, other_bases=[{"model": "another"}], methods=[FAITHFUL])
     assert [cell.base for cell in cells_of(load_protocol(path))] == [0, 1]
+    models = backends(needs_rule)
+    rows = await run_of(path, models).all()
+    elsewhere = [row for row in rows if row.found_on]
+    assert {(row.base_model, row.found_on) for row in elsewhere} == {("another", "scripted-base")}
+    assert all(row.score == 1.0 for row in elsewhere)
+
+
+async def test_a_part_of_the_protocol_keeps_the_rows_of_the_others(tmp_path: Path) -> None:
+    path = write_world(tmp_path)
+    for method in ("default", "cot"):
+        change(path, methods=[method])
+        await run_of(path, backends()).all()
+    change(path, methods=["default"], test_rows=20)
+    await run_of(path, backends()).all()
+    rows = read_raw(tmp_path / "home" / "raw.jsonl")
+    assert [(row.method, row.n) for row in rows if row.task == "u0"] == [("default", 30), ("cot", 30), ("default", 20)]
+    assert len({row.protocol for row in rows}) == 2
 
 
 @pytest.mark.parametrize(
