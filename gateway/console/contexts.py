@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.api.answers import Pointers
 from gateway.console.diff import Origin, Piece
-from registry import Approval, AuditEntry, Domain, KeyRecord, Run, Sample, Version
+from registry import Approval, AuditEntry, Domain, KeyRecord, Run, Sample, Trigger, Version
 
 
 class Page(msgspec.Struct, kw_only=True):
@@ -94,6 +94,34 @@ class ArmRow(msgspec.Struct, frozen=True):
     score: Interval | None
 
 
+class TaskRow(msgspec.Struct, frozen=True):
+    """A task: its judge, and what its kept samples scored under the live version."""
+
+    name: str
+    judge: str
+    prompt: str
+    samples: int
+    score: Interval | None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a running canary stands: its stage, the judged units of both arms so far, and when it may decide.
+
+    Times in seconds since the epoch. ``decides_at`` is the earliest time of the final test at the present traffic,
+    with the stages' growing shares; None while nothing is judged.
+    """
+
+    stage: int
+    stages: int
+    began_at: float
+    stage_ends_at: float
+    units: dict[str, int]
+    judged: dict[str, int]
+    needed: int
+    judged_per_hour: float
+    decides_at: float | None
+
+
 class DomainPage(Page):
     """One domain."""
 
@@ -101,11 +129,17 @@ class DomainPage(Page):
     deployment: Pointers
     chart: Chart
     arms: list[ArmRow]
+    tasks: list[TaskRow]
+    traffic_usd: float
+    search_usd: float
     versions: list[Version]
     runs: list[Run]
     audit: list[AuditEntry]
     approvals: list[Approval]
+    trial: Standing | None
     looks: list[dict[str, Any]]
+    looked_at: float | None
+    reported: bool
     may_move: bool
     running: bool
 
@@ -158,10 +192,28 @@ class SamplesPage(Page):
     may_move: bool
 
 
+class Change(msgspec.Struct, frozen=True):
+    """From one version to another: the words, and how many conversations pay for a whole prompt once more."""
+
+    before: int | None
+    after: int | None
+    diff: list[Piece]
+    rewritten: float
+    live_units: int
+    prefix_tokens: int
+
+
+class WaitingRow(msgspec.Struct, frozen=True):
+    """A move that waits for a word, and what it would change; None where that is not shown."""
+
+    approval: Approval
+    change: Change | None
+
+
 class ApprovalsPage(Page):
     """What waits for a person, and what was decided lately."""
 
-    waiting: list[Approval]
+    waiting: list[WaitingRow]
     decided: list[Approval]
     may_move: bool
 
@@ -191,11 +243,32 @@ class JobRow(msgspec.Struct, frozen=True):
     last: Run | None
 
 
-class JobsPage(Page):
-    """What runs by itself."""
+class FiringJob(msgspec.Struct, frozen=True):
+    """A kind of work, when it fires, and what it does."""
 
+    name: str
+    when: str
+    about: str
+
+
+class JobsPage(Page):
+    """What runs by itself, what waits, and what ran."""
+
+    jobs: list[FiringJob]
+    waiting: list[Trigger]
     rows: list[JobRow]
+    page: int
+    pages: int
     runs: list[Run]
+
+
+class ReportPage(Page):
+    """A domain's week: what changed, what it was worth, what it cost."""
+
+    domain: str
+    entry: AuditEntry | None
+    facts: dict[str, Any]
+    reports: list[AuditEntry]
 
 
 class HealthPage(Page):
@@ -215,8 +288,5 @@ class ConfirmPage(Page):
     share: float
     epoch: int
     deployment: Pointers
-    diff: list[Piece]
-    rewritten: float
-    live_units: int
-    prefix_tokens: int
+    change: Change
     warning: str = ""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from gateway.console import views
+from gateway.console import changes, views
 from gateway.console.console import ROOT, Console, inside, to
 from gateway.console.session import Visitor
 from registry import Budget, Refused, Registry, RegistryError, Role, Trigger
@@ -30,7 +30,9 @@ def move_routes(router: APIRouter, console: Console) -> None:
             )
         return await console.page(
             request,
-            lambda registry, _: views.confirm_page(registry, d, action, version, share, now_s=console.control.clock()),
+            lambda registry, _: changes.confirm_page(
+                registry, d, action, version, share, now_s=console.control.clock()
+            ),
         )
 
     @router.post("/domains/{d}/move")

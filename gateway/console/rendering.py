@@ -45,6 +45,7 @@ TEMPLATES = {
     "ApprovalsPage": "approvals.html",
     "KeysPage": "keys.html",
     "AuditPage": "audit.html",
+    "ReportPage": "report.html",
 }
 
 

@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from gateway.api.answers import encode
 from gateway.api.control import Control
 from gateway.api.runs import follow
-from gateway.console import views
+from gateway.console import changes, searches, views
 from gateway.console.console import ROOT, Console, inside
 from gateway.console.forms import Text, form_routes, move_routes
 from gateway.console.rendering import SECURITY_HEADERS
@@ -78,7 +78,10 @@ def _page_routes(router: APIRouter, console: Console) -> None:
 
     @router.get("/domains/{d}")
     async def domain(request: Request, d: str) -> Response:
-        return await console.page(request, lambda registry, who: views.domain_page(registry, d, may_move=who.may_move))
+        return await console.page(
+            request,
+            lambda registry, who: views.domain_page(registry, d, may_move=who.may_move, now_s=console.control.clock()),
+        )
 
     @router.get("/domains/{d}/versions/{n}")
     async def version(request: Request, d: str, n: int, against: int | None = None) -> Response:
@@ -93,9 +96,13 @@ def _page_routes(router: APIRouter, console: Console) -> None:
             lambda registry, who: views.samples_page(registry, d, task=task, band=band, may_move=who.may_move),
         )
 
+    @router.get("/domains/{d}/reports")
+    async def reports(request: Request, d: str, n: int | None = None) -> Response:
+        return await console.page(request, lambda registry, _: views.report_page(registry, d, n))
+
     @router.get("/runs/{id}")
     async def run(request: Request, id: str) -> Response:
-        return await console.page(request, lambda registry, _: views.run_page(registry, id))
+        return await console.page(request, lambda registry, _: searches.run_page(registry, id))
 
     @router.get("/runs/{id}/events")
     async def events(request: Request, id: str, after: str = "0") -> Response:
@@ -112,8 +119,8 @@ def _page_routes(router: APIRouter, console: Console) -> None:
         return StreamingResponse(_lines(items), media_type="text/event-stream", headers=SECURITY_HEADERS)
 
     @router.get("/jobs")
-    async def jobs(request: Request) -> Response:
-        return await console.page(request, lambda registry, _: views.jobs_page(registry))
+    async def jobs(request: Request, page: Annotated[int, Query(ge=1)] = 1) -> Response:
+        return await console.page(request, lambda registry, _: views.jobs_page(registry, page=page))
 
     @router.get("/audit")
     async def audit(request: Request, domain: str = "") -> Response:
@@ -121,7 +128,12 @@ def _page_routes(router: APIRouter, console: Console) -> None:
 
     @router.get("/approvals")
     async def approvals(request: Request) -> Response:
-        return await console.page(request, lambda registry, who: views.approvals_page(registry, may_move=who.may_move))
+        return await console.page(
+            request,
+            lambda registry, who: changes.approvals_page(
+                registry, may_move=who.may_move, now_s=console.control.clock()
+            ),
+        )
 
     @router.get("/keys")
     async def keys(request: Request) -> Response:
@@ -140,6 +152,6 @@ async def _lines(items: AsyncIterator[tuple[str, dict[str, Any]] | Run | None]) 
         elif isinstance(item, Run):
             yield b'data: {"ended": true}\n\n'
         else:
-            spent, budget = views.spending([item[1]])
-            line = {"text": views.event_text(item[1]), "spent": spent, "budget": budget}
+            spent, budget = searches.spending([item[1]])
+            line = {"text": searches.event_text(item[1]), "spent": spent, "budget": budget}
             yield b"id: " + item[0].encode() + b"\ndata: " + encode(line) + b"\n\n"

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from gateway.api.answers import Score, pointers
 from gateway.api.control import Readiness
+from gateway.api.scores import interval as mean_interval
 from gateway.api.scores import scores_of
+from gateway.console import trial
 from gateway.console.contexts import (
-    ApprovalsPage,
     ArmRow,
     AuditPage,
     Chart,
-    ConfirmPage,
     DomainPage,
     DomainRow,
-    GenerationRow,
     HealthPage,
     Interval,
     JobRow,
@@ -29,15 +27,18 @@ from gateway.console.contexts import (
     Mark,
     Need,
     Overview,
-    RunPage,
+    ReportPage,
     SamplesPage,
     Series,
+    TaskRow,
     VersionPage,
 )
 from gateway.console.diff import blame, compare, rewritten
+from gateway.console.schedule import WHAT_FIRES
 from registry import (
     AuditEntry,
     Deployment,
+    Domain,
     NotFound,
     Registry,
     Sample,
@@ -45,8 +46,11 @@ from registry import (
 )
 
 PER_PAGE = 50
+AUDIT_SHOWN = 200
 HOUR = 3600.0
-CACHE_LIFE = HOUR
+MOST_ANCESTORS = 40
+REPORT = "report"
+"""The kind of the audit entries that hold a domain's week."""
 
 
 def interval(score: Score) -> Interval | None:
@@ -76,7 +80,7 @@ async def overview(registry: Registry, *, query: str, page: int) -> Overview:
     ]
     needs += [
         Need(f"{run.domain}: a search failed: {run.reason}", f"/runs/{run.id}")
-        for run in sorted(await registry.list_runs(None), key=lambda r: -r.queued_at)[:20]
+        for run in await registry.list_runs(None, limit=20)
         if run.state == "failed"
     ]
     return Overview(
@@ -124,7 +128,7 @@ def score_chart(samples: Sequence[Sample], audit: Sequence[AuditEntry], *, bucke
     return Chart(x, series, marks, (0.0, 1.0))
 
 
-async def domain_page(registry: Registry, name: str, *, may_move: bool) -> DomainPage:
+async def domain_page(registry: Registry, name: str, *, may_move: bool, now_s: float) -> DomainPage:
     """One domain. Raises NotFound."""
     domain = await registry.get_domain(name)
     deployment, scores, versions = await asyncio.gather(
@@ -132,11 +136,11 @@ async def domain_page(registry: Registry, name: str, *, may_move: bool) -> Domai
     )
     runs, audit, approvals, samples = await asyncio.gather(
         registry.list_runs(name),
-        registry.history(name, 30, None),
+        registry.history(name, 200, None),
         registry.list_approvals(),
         registry.samples(name, limit=2000),
     )
-    runs = sorted(runs, key=lambda run: -run.queued_at)
+    looked = trial.last_look(audit, deployment)
     return DomainPage(
         title=name,
         section="Overview",
@@ -147,25 +151,40 @@ async def domain_page(registry: Registry, name: str, *, may_move: bool) -> Domai
             ArmRow(s.arm, s.version, s.requests, s.errors, s.latency_mean, s.cost, interval(s))
             for s in sorted(scores, key=lambda s: (-(s.version or 0), s.arm))
         ],
+        tasks=task_rows(domain, samples, deployment.stable),
         versions=sorted(versions, key=lambda v: -v.number),
         runs=runs[:10],
-        audit=[entry for entry in audit if entry.kind != "look"][:15],
+        traffic_usd=sum(s.cost for s in scores),
+        search_usd=sum(run.usd for run in runs),
+        audit=[entry for entry in audit if entry.kind not in (trial.LOOK, REPORT)][:15],
         approvals=[a for a in approvals if a.domain == name and not a.decision],
-        looks=canary_table(audit, deployment),
+        trial=await trial.standing(registry, domain, deployment, audit, now_s=now_s),
+        looks=trial.table_of(looked),
+        looked_at=looked.at if looked else None,
+        reported=any(entry.kind == REPORT for entry in audit),
         may_move=may_move,
         running=any(run.state in ("queued", "running") for run in runs),
     )
 
 
-def canary_table(audit: Sequence[AuditEntry], deployment: Deployment) -> list[dict[str, Any]]:
-    """The tests of the running canary as of the last look that was written down."""
-    if deployment.canary is None:
-        return []
-    for entry in audit:
-        table = entry.detail.get("table")
-        if isinstance(table, list) and table:
-            return table
-    return []
+def task_rows(domain: Domain, samples: Sequence[Sample], stable: int | None) -> list[TaskRow]:
+    """The tasks, named or found in the traffic, each with what its kept samples scored under the live version."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    kept: dict[str, int] = defaultdict(int)
+    for sample in samples:
+        kept[sample.task] += 1
+        if sample.version == stable and sample.score is not None:
+            scores[sample.task].append(sample.score)
+    rows = []
+    for name in sorted({*domain.tasks, *kept} - {""}):
+        task, of = domain.tasks.get(name), scores[name]
+        mean, low, high = mean_interval(sum(of), sum(x * x for x in of), len(of))
+        score = (
+            Interval(mean, low, high, len(of)) if mean is not None and low is not None and high is not None else None
+        )
+        judge, prompt = (task.judge.kind, task.adapted_prompt or task.user_prompt) if task else ("", "")
+        rows.append(TaskRow(name, judge or "", prompt or "", kept[name], score))
+    return rows
 
 
 async def version_page(
@@ -179,6 +198,8 @@ async def version_page(
     if against is None:
         against = next((n for n in (version.lineage.parent, deployment.stable) if n in texts and n != number), None)
     other = texts[against].system_prompt if against in texts else ""
+    diff = await asyncio.to_thread(compare, other, version.system_prompt)
+    origins = await asyncio.to_thread(blame, ancestors(texts, version))
     return VersionPage(
         title=f"{domain}, version {number}",
         section="Overview",
@@ -187,99 +208,23 @@ async def version_page(
         deployment=pointers(deployment),
         against=against if against in texts else None,
         numbers=sorted(texts),
-        diff=compare(other, version.system_prompt),
-        rewritten=rewritten(other, version.system_prompt),
-        origins=blame(ancestors(texts, version)),
+        diff=diff,
+        rewritten=rewritten(diff),
+        origins=origins,
         may_move=may_move,
     )
 
 
 def ancestors(versions: Mapping[int, Version], version: Version) -> list[tuple[int, str]]:
-    """(number, text) from the oldest known ancestor to the version itself."""
+    """(number, text) from the oldest known ancestor to the version itself; the nearest ``MOST_ANCESTORS`` of many."""
     chain: list[tuple[int, str]] = []
     current: Version | None = version
-    while current is not None and current.number not in {number for number, _ in chain}:
+    seen: set[int] = set()
+    while current is not None and current.number not in seen and len(chain) < MOST_ANCESTORS:
+        seen.add(current.number)
         chain.append((current.number, current.system_prompt))
         current = versions.get(current.lineage.parent) if current.lineage.parent is not None else None
     return chain[::-1]
-
-
-async def run_page(registry: Registry, id: str) -> RunPage:
-    """One search. Raises NotFound."""
-    run, stored = await asyncio.gather(registry.get_run(id), registry.run_events(id))
-    events = [event for _, event in stored]
-    generations = generation_rows(events)
-    spent, budget = spending(events)
-    return RunPage(
-        title=f"Search {id[:20]}",
-        section="Jobs",
-        run=run,
-        events=[line for event in events if (line := event_text(event))][-400:],
-        generations=generations,
-        chart=Chart(
-            [float(row.calls or 0) for row in generations],
-            [Series("best score on the select split", [row.score for row in generations])],
-        ),
-        last_event=stored[-1][0] if stored else "0",
-        live=run.state in ("queued", "running"),
-        spent=max(spent, sum(run.calls.values())),
-        budget=budget,
-        failures=failure_counts(events),
-    )
-
-
-def data_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An event's values."""
-    data = event.get("data")
-    return data if isinstance(data, Mapping) else {}
-
-
-def event_text(event: Mapping[str, Any]) -> str:
-    """One event of a search as a line; empty for mere progress."""
-    message = str(event.get("message") or event.get("text") or "")
-    return f"{event.get('kind', '')}: {message}" if message else ""
-
-
-def generation_rows(events: Sequence[Mapping[str, Any]]) -> list[GenerationRow]:
-    """The generations that the events tell of, in order."""
-    rows: list[GenerationRow] = []
-    for event in events:
-        if event.get("kind") == "generation":
-            data = data_of(event)
-            score, calls = data.get("score"), data.get("calls")
-            if isinstance(calls, Mapping):
-                calls = sum(calls.values())  # by role
-            rows.append(
-                GenerationRow(
-                    number=len(rows) + 1,
-                    score=float(score) if isinstance(score, int | float) else None,
-                    best=str(data.get("best") or ""),
-                    calls=calls if isinstance(calls, int) else None,
-                )
-            )
-    return rows
-
-
-def spending(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Calls spent and the budget, as the last progress told them; zeros when none did."""
-    for event in reversed(events):
-        data = data_of(event)
-        if event.get("kind") == "progress" and isinstance(data.get("calls"), int):
-            return int(data["calls"]), int(data.get("budget") or 0)
-    return 0, 0
-
-
-def failure_counts(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Failures of the last analysis by type, added up over the tasks."""
-    for event in reversed(events):
-        counts = data_of(event).get("counts")
-        if event.get("kind") == "failures" and isinstance(counts, Mapping):
-            total: dict[str, int] = defaultdict(int)
-            for name, value in counts.items():
-                for kind, count in value.items() if isinstance(value, Mapping) else [(name, value)]:
-                    total[str(kind)] += int(count)
-            return dict(total)
-    return {}
 
 
 def in_band(score: float | None, band: str) -> bool:
@@ -307,40 +252,69 @@ async def samples_page(registry: Registry, domain: str, *, task: str, band: str,
     )
 
 
-async def jobs_page(registry: Registry) -> JobsPage:
-    """What runs when, and what ran."""
-    domains, runs = await asyncio.gather(registry.list_domains(), registry.list_runs(None))
-    runs = sorted(runs, key=lambda run: -run.queued_at)
-    rows = [
-        JobRow(d.name, d.schedule or "", next((r for r in runs if r.domain == d.name), None))
-        for d in sorted(domains, key=lambda d: d.name)
-    ]
-    return JobsPage(title="Jobs and schedule", section="Jobs", rows=rows, runs=runs[:50])
-
-
-async def audit_page(registry: Registry, domain: str) -> AuditPage:
-    """Who moved what: of one domain, or the newest of all."""
-    domains = sorted(d.name for d in await registry.list_domains())
-    wanted = [domain] if domain else domains
-    entries = [e for found in await asyncio.gather(*(registry.history(n, 100, None) for n in wanted)) for e in found]
-    return AuditPage(
-        title=f"Audit of {domain}" if domain else "Audit",
-        section="Audit",
-        audit=sorted(entries, key=lambda e: -e.at)[:200],
-        domains=domains,
-        domain=domain,
+async def jobs_page(registry: Registry, *, page: int) -> JobsPage:
+    """What runs by itself and when, what waits, and what ran."""
+    domains, runs, waiting = await asyncio.gather(
+        registry.list_domains(), registry.list_runs(None, limit=50), registry.open_triggers()
+    )
+    domains = sorted(domains, key=lambda d: d.name)
+    pages = max(1, -(-len(domains) // PER_PAGE))
+    page = min(max(page, 1), pages)
+    shown = domains[(page - 1) * PER_PAGE : page * PER_PAGE]
+    last = await asyncio.gather(*(registry.list_runs(d.name, limit=1) for d in shown))
+    return JobsPage(
+        title="Jobs and schedule",
+        section="Jobs",
+        jobs=list(WHAT_FIRES),
+        waiting=sorted(waiting, key=lambda t: t.at)[:50],
+        rows=[
+            JobRow(d.name, d.schedule or "", found[0] if found else None) for d, found in zip(shown, last, strict=True)
+        ],
+        page=page,
+        pages=pages,
+        runs=runs,
     )
 
 
-async def approvals_page(registry: Registry, *, may_move: bool) -> ApprovalsPage:
-    """What waits for a person, the oldest first."""
-    found = sorted(await registry.list_approvals(), key=lambda a: a.asked_at)
-    return ApprovalsPage(
-        title="Approvals",
-        section="Approvals",
-        waiting=[a for a in found if not a.decision],
-        decided=[a for a in found if a.decision][::-1][:30],
-        may_move=may_move,
+async def report_page(registry: Registry, domain: str, number: int | None) -> ReportPage:
+    """A domain's week as the job ``report`` wrote it: of audit entry ``number``, else the newest. Raises NotFound."""
+    await registry.get_domain(domain)
+    reports = [entry for entry in await registry.history(domain, 2000, None) if entry.kind == REPORT]
+    chosen = next((entry for entry in reports if number is None or entry.seq == number), None)
+    if number is not None and chosen is None:
+        raise NotFound(f"{domain!r} has no report {number}.")
+    return ReportPage(
+        title=f"Reports of {domain}",
+        section="Overview",
+        domain=domain,
+        entry=chosen,
+        facts=chosen.detail if chosen else {},
+        reports=reports[:60],
+    )
+
+
+async def audit_page(registry: Registry, domain: str) -> AuditPage:
+    """Who moved what: of one domain, or the newest of all and of the fleet. Raises NotFound."""
+    domains = sorted(d.name for d in await registry.list_domains())
+    if domain:
+        await registry.get_domain(domain)
+        entries = await registry.history(domain, AUDIT_SHOWN, None)
+    else:
+        each = 50  # what one round trip reads; only domains whose 50 are all among the newest are read further
+        found = await asyncio.gather(
+            registry.fleet_history(each), *(registry.history(name, each, None) for name in domains)
+        )
+        entries = sorted((e for some in found for e in some), key=lambda e: -e.at)
+        floor = entries[AUDIT_SHOWN - 1].at if len(entries) >= AUDIT_SHOWN else 0.0
+        busy = [some[0].domain for some in found if len(some) == each and some[-1].at >= floor]
+        more = await asyncio.gather(*(registry.history(name, AUDIT_SHOWN, None) for name in busy))
+        entries = [e for e in entries if e.domain not in busy] + [e for some in more for e in some]
+    return AuditPage(
+        title=f"Audit of {domain}" if domain else "Audit",
+        section="Audit",
+        audit=sorted(entries, key=lambda e: -e.at)[:AUDIT_SHOWN],
+        domains=domains,
+        domain=domain,
     )
 
 
@@ -368,41 +342,4 @@ async def health_page(registry: Registry, readiness: Readiness) -> HealthPage:
             "Age of the snapshot": f"{age:.1f} s" if age is not None else "none yet",
         },
         refused=dict(registry.refused),
-    )
-
-
-async def confirm_page(
-    registry: Registry, domain: str, action: str, version: int | None, share: float, *, now_s: float
-) -> ConfirmPage:
-    """What a move would change: the difference of what serves now and what would, and the cost in prompt caches.
-
-    Providers keep a prompt's prefix for about an hour at most: the units seen in that time are the conversations whose
-    next turn pays for its whole prefix once more.
-    """
-    deployment = await registry.deployment(domain)
-    texts = {v.number: v for v in await registry.list_versions(domain)}
-    target = {"rollback": deployment.previous, "abort": deployment.stable}.get(action, version)
-    now = deployment.canary if action == "abort" else deployment.stable
-    old = texts[now].system_prompt if now in texts else ""
-    new = texts[target].system_prompt if target in texts else ""
-    warning = ""
-    if action in ("promote", "canary", "rollback") and target not in texts:
-        warning = "There is no such version to move to."
-    elif target in texts and texts[target].blocked:
-        warning = f"This version is blocked: {texts[target].blocked}"
-    recent = await registry.outcomes(domain, since=now_s - CACHE_LIFE, limit=10_000)
-    return ConfirmPage(
-        title=f"{action.capitalize()} {domain}",
-        section="Overview",
-        domain=domain,
-        action=action,
-        version=target,
-        share=share,
-        epoch=deployment.epoch,
-        deployment=pointers(deployment),
-        diff=compare(old, new),
-        rewritten=rewritten(old, new),
-        live_units=len({outcome.unit for outcome in recent}),
-        prefix_tokens=sum(o.prompt_tokens for o in recent) // max(1, len(recent)),
-        warning=warning,
     )

@@ -161,6 +161,16 @@ async def seed(registry: Registry) -> None:
     for number in (1, 2):
         data = {"score": 0.6 + number / 10, "calls": 200 * number, "best": f"Answer with the team's name. {HOSTILE}"}
         await registry.append_run_event(run.id, {"kind": "generation", "message": f"number {number}", "data": data})
+    facts = {
+        "domain": "support", "since": now - 7 * 86_400, "until": now,
+        "moves": [{"at": now, "kind": "promote", "actor": "ops", "what": "stable 1 to 2", "why": HOSTILE}],
+        "runs": [{"id": run.id, "state": "done", "outcome": "PASS", "effect": 0.06, "version": 2, "calls": 600, "usd": 1.2, "reason": "better"}],
+        "spent": {"calls": 600, "usd": 1.2},
+        "arms": [{"version": 2, "arm": "stable", "exchanges": 24, "errors": 0, "cost_usd": 0.1, "scored": 24, "score": [0.75, 0.6, 0.9]}],
+        "waiting": [{"version": 3, "kind": "canary", "reason": HOSTILE}],
+        "incidents": [{"at": now, "kind": "drift", "why": "scores fell"}],
+    }  # fmt: skip
+    await registry.append_audit("support", "report", "jobs", "1 promotion, 1 search (600 calls).", facts)
     counts = {"triage": {"format": 9, "reasoning": 2}, "reply": {"format": 1}}
     await registry.append_run_event(run.id, {"kind": "failures", "message": "typed", "data": {"counts": counts}})
     await registry.append_run_event(run.id, {"kind": "progress", "message": "", "data": {"calls": 400, "budget": 1000}})
@@ -206,6 +216,8 @@ PAGES = [
     "/domains/support/versions/1",
     "/domains/support/versions/2",
     "/domains/support/versions/3?against=1",
+    "/domains/support/reports",
+    "/domains/empty/reports",
     "/domains/support/samples",
     "/domains/support/samples?band=low",
     "/domains/support/move?action=promote&version=1",
