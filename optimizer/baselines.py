@@ -30,6 +30,8 @@ PROMPTS: Mapping[str, str] = {
     "empty": "",
 }
 NAMES = (*PROMPTS, "repeat", "one_shot", "constant")
+FIXED_METHODS = frozenset(NAMES) - {"one_shot"}
+"""Nothing is searched for and nothing written: their scores choose no prompt."""
 _TAG = re.compile(r"<system_prompt>(.*?)</system_prompt>", re.DOTALL)
 _LONGEST_PROMPT = 4000
 

@@ -69,6 +69,7 @@ def _spec(
     seed: int | None = None,
     home: Path | None = None,
     resume: bool = False,
+    reuse_holdout: bool = False,
 ) -> SearchSpec:
     """The file's search with the command line's changes."""
     from optimizer.search_file import load_search_file
@@ -85,6 +86,7 @@ def _spec(
         "seed": seed,
         "home": home,
         "resume": resume or None,
+        "holdout": "reuse" if reuse_holdout else None,
         "budget": budget,
     }
     return msgspec.structs.replace(spec, **{name: value for name, value in changes.items() if value is not None})
@@ -95,6 +97,11 @@ def _spec(
 @_spec_options
 @click.option("--home", type=click.Path(path_type=Path), help="Where the journal lies; METASPO_SEARCH_HOME otherwise.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run of the same file: nothing is paid for twice.")
+@click.option(
+    "--reuse-holdout",
+    is_flag=True,
+    help="For development: let holdout examples confirm again that have confirmed an earlier run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with the result as JSON.")
 @told
 def search(
@@ -106,6 +113,7 @@ def search(
     seed: int | None,
     home: Path | None,
     resume: bool,
+    reuse_holdout: bool,
     as_json: bool,
 ) -> None:
     """Search for a better system prompt on the tasks of FILE."""
@@ -121,6 +129,7 @@ def search(
         seed=seed,
         home=home,
         resume=resume,
+        reuse_holdout=reuse_holdout,
     )
     with _Follower(spec.budget.calls) as follower:
         result = run_async(run(spec, clock=time.time, on_event=follower))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from optimizer.components import corpus_for
-from optimizer.draws import stream
 from optimizer.evaluation import Evaluation
 from optimizer.evidence import ALWAYS_REQUIRED, LIVE_REQUIRED, GateInputs, GatePolicy, Paired, TaskEvidence
 from optimizer.gate import GateResult, decide
+from optimizer.holdout import Chosen
 from optimizer.judges.sentinels import planted
 from optimizer.lint import lint
 from optimizer.racing import CHARACTERS_PER_TOKEN
@@ -54,24 +54,10 @@ class Confirmation:
     per_item: tuple[ItemScore, ...]
 
 
-Chosen = Mapping[str, tuple[Example, ...]]
-"""The confirmation examples of each task."""
-
-
 def arm_of(spec: SearchSpec, system: str, user_prompts: Mapping[str, tuple[str, ...]] | None = None) -> Arm:
     """``system`` with each task's own user prompt, or with the first of ``user_prompts`` where it has any."""
     found = user_prompts or {}
     return Arm(system, {task.name: (found.get(task.name) or (task.user_prompt,))[0] for task in spec.tasks})
-
-
-def confirmation_examples(spec: SearchSpec, per_task: int, per_unseen: int) -> dict[str, tuple[Example, ...]]:
-    """Which holdout examples confirm: a seeded draw per task, the same for every prompt of the run."""
-    chosen: dict[str, tuple[Example, ...]] = {}
-    for task in spec.tasks:
-        rows = sorted(task.holdout, key=lambda example: example.id)
-        stream(spec.seed, "holdout", task.name).shuffle(rows)
-        chosen[task.name] = tuple(rows[: per_task if task.role == "source" else per_unseen])
-    return chosen
 
 
 async def confirm(

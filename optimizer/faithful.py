@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optimizer.confirm import confirmation_examples
 from optimizer.evaluation import Evaluation
 from optimizer.found import Found
+from optimizer.holdout import confirmation_examples
 from optimizer.published import (
     AnalyseAndRewrite,
     Cross,

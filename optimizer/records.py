@@ -220,6 +220,9 @@ class SearchSpec(Record, frozen=True, kw_only=True):
     resume: bool = False
     sizes: LoopSizes = LoopSizes()
     standing: Standing = Standing()
+    holdout: Literal["untracked", "once", "reuse"] = "untracked"
+    """``once``: an account beside the journals sees to it that a holdout example confirms one run only, as for search
+    files; ``reuse`` takes it again and says so; ``untracked``: the caller keeps the account."""
     options: dict[str, Any] = {}
 
     @property

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from optimizer import baselines
 from optimizer.analysis import Rewriter, reworded
 from optimizer.components import corpus_for
-from optimizer.confirm import Chosen, Confirmation, arm_of, confirm, confirmation_examples
+from optimizer.confirm import Confirmation, arm_of, confirm
 from optimizer.errors import BudgetSpent, RunBlocked
 from optimizer.evaluation import Evaluation, OnEvent, ignore
 from optimizer.found import Found
+from optimizer.holdout import Chosen, Holdout
 from optimizer.models import Backend, price_of
 from optimizer.plan import DEFAULT_CALLS, LEAST_CALLS, Plan, plan_for
 from optimizer.preflight import constant_baseline
@@ -47,11 +48,17 @@ async def search(
     started = clock()
     async with Evaluation.open(spec, clock=clock, on_event=on_event, backends=backends) as evaluation:
         plan = plan_for(spec)
-        examples = confirmation_examples(spec, plan.holdout_per_task, plan.unseen_per_task)
+        holdout = Holdout(spec, run=evaluation.nonce("holdout"))
+        if _confirms(spec):
+            holdout.check()
         reserve = plan.confirmation_calls if spec.budget.calls is not None and not _as_published(spec) else 0
         evaluation.set_aside(reserve)
         found = await find(spec, evaluation, plan)
         evaluation.give_back(reserve)
+        challenged = found.winner != _incumbent(spec) or found.adapted
+        examples, told = holdout.choose(
+            plan.holdout_per_task, plan.unseen_per_task, takes=_confirms(spec) and challenged
+        )
         confirmation, notes = await _confirm(spec, evaluation, plan, found, examples)
         beside, left_out = await _beside(spec, evaluation, plan, examples)
         evaluation.finished()
@@ -73,7 +80,7 @@ async def search(
             generations=found.generations,
             reason=found.reason,
             per_item=confirmation.per_item,
-            notes=(*evaluation.notes, *found.notes, *notes, *left_out),
+            notes=(*told, *evaluation.notes, *found.notes, *notes, *left_out),
         )
 
 
@@ -148,6 +155,12 @@ def _incumbent(spec: SearchSpec) -> str:
 def _as_published(spec: SearchSpec) -> bool:
     """Loops that run to their own end and test themselves. ``options: {confirm: true}`` puts the gate on top."""
     return (spec.faithful or spec.method in PUBLISHED_LOOPS) and not spec.options.get("confirm", False)
+
+
+def _confirms(spec: SearchSpec) -> bool:
+    """Whether the verdict on the holdout is about something that was searched for: not a fixed sentence, and not a loop
+    that measures itself and has no gate."""
+    return not _as_published(spec) and spec.method not in baselines.FIXED_METHODS
 
 
 async def _confirm(

@@ -112,6 +112,7 @@ def load_search_file(path: Path, *, env: Mapping[str, str] | None = None) -> Sea
         seed=told.random_seed,
         home=Path(told.home) if told.home else settings.home,
         sizes=sizes,
+        holdout="once",
         options=told.options,
     )
 
