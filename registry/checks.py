@@ -12,11 +12,14 @@ from registry.migrations import STEPS, stored_schema
 from registry.records import Finding, Version
 from registry.settings import Settings
 from registry.signing import Signer, Verifier, content_hash
-from registry.snapshot import fetch_all, read_keys, read_view
+from registry.snapshot import FOREIGN, fetch_all, read_keys, read_view
 from registry.store import decode
 from registry.versions import served
 
 __all__ = ["Finding", "check", "check_values", "durability"]
+
+_NAMED = 30
+"""Bad values that are named in full; more of them are one story."""
 
 
 async def check(settings: Settings) -> list[Finding]:
@@ -167,11 +170,15 @@ async def check_values(connection: Connection, public: bytes | None) -> list[Fin
             read_view(name, live, verifier)
         except Corrupt as error:
             bad.append(str(error))
-        for number, text in (await connection.command("HGETALL", connection.keys.versions(name))).items():
+        [stored] = await connection.many([("HGETALL", connection.keys.versions(name))], wrong_type=FOREIGN)
+        if stored == FOREIGN:
+            bad.append(f"The versions of {name} are another kind of value.")
+            continue
+        for number, text in stored.items():
             bad += _bad_version(name, number, text, verifier)
     keys = read_keys(raw.keys, lambda _, why: bad.append(why))
     if bad:
-        shown = " ".join(bad[:5]) + (f" And {len(bad) - 5} more." if len(bad) > 5 else "")
+        shown = " ".join(bad[:_NAMED]) + (f" And {len(bad) - _NAMED} more." if len(bad) > _NAMED else "")
         mend = (
             "They are never served. Restore a backup, or add the texts again; find out who else writes to this Redis."
         )

@@ -29,7 +29,7 @@ from registry.cli_session import (
     whole,
     why_option,
 )
-from registry.errors import NotFound, Refused, SettingsError
+from registry.errors import Corrupt, NotFound, Refused, SettingsError
 from registry.records import GLOBAL, Deployment, Domain
 from registry.registry import Registry
 from registry.settings import DomainSettings
@@ -53,7 +53,13 @@ def list_domains(ctx: click.Context, as_json: bool) -> None:
     """All domains with what is live."""
 
     async def story(registry: Registry) -> list[tuple[Domain, Deployment]]:
-        return [(d, await registry.deployment(d.name)) for d in await registry.list_domains()]
+        found = []
+        for domain in await registry.list_domains():
+            try:
+                found.append((domain, await registry.deployment(domain.name)))
+            except Corrupt as error:
+                click.echo(f"{error} `metaspo doctor` says more.", err=True)
+        return found
 
     found = run(ctx, story)
     if as_json:

@@ -140,8 +140,12 @@ class Connection:
             {"socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT, "protocol": 2, "retry": retry_policy()},
         )
 
-    async def many(self, commands: Sequence[Sequence[Value]]) -> list[Any]:
-        """Independent commands in one round trip (in a Cluster: one per node). Not atomic."""
+    async def many(self, commands: Sequence[Sequence[Value]], *, wrong_type: object = None) -> list[Any]:
+        """Independent commands in one round trip (in a Cluster: one per node). Not atomic.
+
+        ``wrong_type``: the answer in place of one that fails because its key holds another kind of value; absent, that
+        is an error of all.
+        """
         if not commands:
             return []
         async with self._gate:
@@ -150,7 +154,9 @@ class Connection:
                 async with pipe:
                     for command in commands:
                         pipe.execute_command(*command)
-                    return cast("list[Any]", await pipe.execute())
+                    if wrong_type is None:
+                        return cast("list[Any]", await pipe.execute())
+                    return [_unless_wrong(answer, wrong_type) for answer in await pipe.execute(raise_on_error=False)]
 
     async def read(self, name: str, keys: Sequence[str], args: Sequence[Value]) -> Any:
         """One Lua script that only reads: a user who may not write these keys may run it (since Redis 7)."""
@@ -323,6 +329,14 @@ async def _exchange(node: ClusterNode, commands: list[tuple[Value, ...]]) -> lis
         return answers
     finally:
         node.release(connection)
+
+
+def _unless_wrong(answer: Any, wrong_type: object) -> Any:
+    if isinstance(answer, Exception):
+        if "WRONGTYPE" in str(answer):
+            return wrong_type
+        raise answer
+    return answer
 
 
 def _first_line(error: BaseException) -> str:

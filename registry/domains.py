@@ -97,9 +97,8 @@ class DomainStore(AuditStore):
         """All domains by name. Unreadable ones are left out and counted."""
         names = await self.domain_names()
         domains = []
-        for name, raw in zip(
-            names, await self._redis.many([("HGET", self._keys.live(name), "domain") for name in names]), strict=True
-        ):
+        reads = [("HGET", self._keys.live(name), "domain") for name in names]
+        for name, raw in zip(names, await self._redis.many(reads, wrong_type=b""), strict=True):
             if raw is None:
                 continue
             try:

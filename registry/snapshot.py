@@ -25,6 +25,8 @@ from registry.signing import Verifier, content_hash
 from registry.store import decode, encode
 
 FORMAT: Final = 1
+FOREIGN: Final[dict[bytes, bytes]] = {b"\0foreign": b""}
+"""Stands for a hash of ours in whose place lies another kind of value."""
 
 
 class RawSnapshot(msgspec.Struct, frozen=True):
@@ -43,26 +45,36 @@ async def fetch_all(redis: Connection) -> RawSnapshot:
         answer = await redis.read("snapshot", (keys.epoch, keys.domains, keys.keyring), (before, after))
         rest = answer[2:]
         domains = {name.decode(): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
-        return RawSnapshot(int(answer[0]), _pairs(answer[1]), domains)
-    epoch, names, keyring = await redis.many(
-        [("GET", keys.epoch), ("SMEMBERS", keys.domains), ("HGETALL", keys.keyring)]
-    )
+        return RawSnapshot(_epoch(answer[0]), _pairs(answer[1]), domains)
+    epoch, names = await redis.many([("GET", keys.epoch), ("SMEMBERS", keys.domains)])
+    keyring = (await redis.many([("HGETALL", keys.keyring)], wrong_type=FOREIGN))[0]
     found = await fetch_domains(redis, [name.decode() for name in names])
-    return RawSnapshot(int(epoch or 0), keyring, found)
+    return RawSnapshot(_epoch(epoch or b"0"), keyring, found)
+
+
+def _epoch(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise Corrupt("The fleet's epoch is not what was written: something else wrote it.") from error
 
 
 async def fetch_domains(redis: Connection, names: list[str]) -> dict[str, dict[bytes, bytes]]:
     """The live hashes of some domains; empty for one that does not exist."""
-    answers = await redis.many([("HGETALL", redis.keys.live(name)) for name in names])
+    answers = await redis.many([("HGETALL", redis.keys.live(name)) for name in names], wrong_type=FOREIGN)
     return dict(zip(names, answers, strict=True))
 
 
 def _pairs(flat: Any) -> dict[bytes, bytes]:
+    if flat == 0:
+        return FOREIGN
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def read_view(name: str, live: Mapping[bytes, bytes], verifier: Verifier | None) -> DomainView | None:
     """One domain as a gateway serves it; None when it does not exist. Raises Corrupt: it must not be served."""
+    if live == FOREIGN:
+        raise Corrupt(f"The domain {name} is another kind of value: something else wrote it.")
     raw = live.get(b"domain")
     if raw is None:
         return None
@@ -101,7 +113,10 @@ def check_view(name: str, view: DomainView, verifier: Verifier | None) -> None:
 
 def read_keys(raw: Mapping[bytes, bytes], refuse: Callable[[str, str], None]) -> dict[str, KeyRecord]:
     """The usable keys by hash; each unreadable one is handed to ``refuse(what, why)``."""
-    keys = {}
+    keys: dict[str, KeyRecord] = {}
+    if raw == FOREIGN:
+        refuse("key", "The place of the keys holds another kind of value: something else wrote it.")
+        return keys
     for digest, text in raw.items():
         try:
             record = decode(KeyRecord, text, f"The key {digest.decode(errors='replace')[:19]}")

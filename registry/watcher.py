@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import redis.exceptions as foreign
 from msgspec.structs import replace
@@ -152,7 +151,13 @@ class SnapshotWatcher:
             return self._redis
 
     async def check(self) -> None:
-        """Compare epochs; read what changed. Raises RegistryError when Redis does not answer."""
+        """Compare epochs; read what changed. Raises RegistryError when Redis does not answer, or not as we wrote."""
+        try:
+            await self._check()
+        except ValueError as error:
+            raise Corrupt(f"The fleet's epoch or its changes are not what was written: {error}.") from error
+
+    async def _check(self) -> None:
         async with self._turn:
             redis = await self._connection()
             keys = redis.keys
@@ -204,7 +209,7 @@ class SnapshotWatcher:
             )
             for views in found:
                 domains.update(views)
-        keys = snapshots.read_keys(raw.keys, self._refuse)
+        keys = self._read_keys(raw.keys)
         self._full_at = self._clock()
         self._deliver(Snapshot(epoch=raw.epoch, taken_at=self._clock(), domains=domains, keys=keys))
 
@@ -225,13 +230,18 @@ class SnapshotWatcher:
                 views[name] = view
         return views
 
+    def _read_keys(self, raw: dict[bytes, bytes]) -> dict[str, KeyRecord]:
+        """The usable keys; those that were known where the whole place of the keys is unusable."""
+        keys = snapshots.read_keys(raw, self._refuse)
+        return self.current.keys if raw == snapshots.FOREIGN and self.current is not None else keys
+
     async def _refresh(self, redis: Connection, names: set[str], epoch: int) -> None:
         assert self.current is not None
         keys: dict[str, KeyRecord] = self.current.keys
         if "*" in names:
             names = names - {"*"}
-            raw_keys: Any = await redis.command("HGETALL", redis.keys.keyring)
-            keys = snapshots.read_keys(raw_keys, self._refuse)
+            [raw_keys] = await redis.many([("HGETALL", redis.keys.keyring)], wrong_type=snapshots.FOREIGN)
+            keys = self._read_keys(raw_keys)
         lives = await snapshots.fetch_domains(redis, sorted(names))
         views = self._read_some(lives, self.current.domains)
         domains = dict(self.current.domains)

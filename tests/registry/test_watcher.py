@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry import (
+    Corrupt,
     Domain,
     EmbeddedRedis,
     KeyRecord,
@@ -22,6 +23,7 @@ from registry import (
     content_hash,
     watch,
 )
+from registry.checks import check_values
 from registry.connection import Connection
 from registry.snapshot import read_snapshot, write_snapshot
 from tests.registry import servers
@@ -206,6 +208,42 @@ async def test_tampered_values_are_refused_one_by_one_and_never_served(registry:
     # Somebody who starts now has nothing older to serve: the bad ones are left out.
     fresh = await start(registry.connection.url)
     assert set(fresh.current.domains) == {"good"}
+
+
+async def test_another_kind_of_value_hides_nobody_else(registry: Registry, start: Callable, signer: Signer) -> None:
+    """A string where a hash should be: that domain alone is refused, by gateways old and new, and doctor names it."""
+    for name in ("good", "bad"):
+        await domain_with_versions(registry, name)
+    record, _ = await registry.create_key("app", "caller")
+    one = await start(registry.connection.url)
+    before = dict(one.current.domains)
+    redis, keys = registry.connection, registry.connection.keys
+    for key in (keys.live("bad"), keys.versions("good"), keys.keyring):
+        await redis.command("DEL", key)
+        await redis.command("SET", key, "soup")
+    epoch = int(await redis.command("INCR", keys.epoch))
+    for name in ("bad", "*"):
+        await redis.command("ZADD", keys.changes, epoch, name)
+    await one.until(lambda s: s.epoch == epoch)
+    assert one.current.domains == before and set(one.current.keys) == {record.hash}
+    assert one.watcher.refused == {"domain": 1, "key": 1}
+    fresh = await start(registry.connection.url)
+    assert set(fresh.current.domains) == {"good"} and fresh.current.keys == {}
+    assert [domain.name for domain in await registry.list_domains()] == ["good"]
+    assert set((await registry.snapshot()).domains) == {"good"}
+    [finding] = await check_values(redis, signer.public)
+    assert not finding.ok and finding.message.startswith("3 values are refused")
+    for words in ("The domain bad is another kind", "The versions of good are another kind", "the keys holds another"):
+        assert words in finding.message
+    # Not even a foreign epoch ends the following.
+    await redis.command("SET", keys.epoch, "soup")
+    with pytest.raises(Corrupt, match="epoch"):
+        await one.watcher.check()
+    with pytest.raises(Corrupt, match="epoch"):
+        await registry.snapshot()
+    await redis.command("SET", keys.epoch, epoch + 1)
+    await redis.command("ZADD", keys.changes, epoch + 1, "good")
+    await one.until(lambda s: s.epoch == epoch + 1)
 
 
 async def test_unsigned_versions_are_served_only_without_a_key(
