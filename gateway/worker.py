@@ -210,6 +210,8 @@ class Worker:
             return False, "no snapshot yet"
         if waiting and self.number == 0 and not self._synced:
             return False, "what the config file says is not in the registry yet"
+        if waiting and self.ids is None:
+            return False, "exchange ids cannot be signed yet"
         return True, ""
 
     def snapshot_age(self) -> float | None:
