@@ -6,6 +6,7 @@ up among the workers' sockets, and kept when it is the first to that worker.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -45,6 +46,7 @@ class Fleet:
             self.connections.pop(gone).close()
         for _ in range(ATTEMPTS):
             if len(self.connections) == len(workers):
+                self._wait_until_ready()
                 return len(workers)
             connection = http.client.HTTPConnection(*self.address, timeout=60)
             connection.connect()
@@ -55,6 +57,21 @@ class Fleet:
             else:
                 self.connections[pid] = connection
         raise ProcessError(f"Only {len(self.connections)} of {len(workers)} gateway workers could be reached.")
+
+    def _wait_until_ready(self, within: float = 30.0) -> None:
+        """The address answers as soon as one worker is ready; here all of them must be."""
+        until = time.monotonic() + within
+        for pid, connection in self.connections.items():
+            while True:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    connection.request("GET", "/readyz")
+                    reply = connection.getresponse()
+                    reply.read()
+                    if reply.status == 200:
+                        break
+                if time.monotonic() > until:
+                    raise ProcessError(f"The gateway worker {pid} was not ready within {within:.0f} s.")
+                time.sleep(0.05)
 
     def versions(self) -> dict[int, int | None]:
         """What each worker serves to a request just now, by its process id."""

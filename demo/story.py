@@ -126,7 +126,21 @@ def references(telling: Telling) -> None:
             telling.app.tell(exchanges[row.id].id, row.answer)
             advance(count, "")
     show_scrubbing(telling)
+    settle(telling, {exchanges[row.id].id for row in rows})
     telling.keep(referenced=True)
+
+
+def settle(telling: Telling, signed_ids: set[str], *, within: float = 30.0) -> None:
+    """Wait until every exchange stands in the registry with its reference: after an outage of the store the gateway's
+    workers bring what they queued a little later, and the search would start without it."""
+    asked = {signed.partition("~")[0] for signed in signed_ids}
+    until = telling.clock() + within
+    while True:
+        told = {sample["id"] for sample in telling.operator.samples() if sample.get("reference")}
+        if asked <= told or telling.clock() > until:
+            break
+        time.sleep(0.25)
+    telling.show.fact(f"{len(asked & told)} of {len(asked)} exchanges are kept with their reference")
 
 
 def show_scrubbing(telling: Telling) -> None:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import metaspo as front_door
+from registry import EmbeddedRedis
 from tests.conftest import Start
 from tests.running import Command, none_alive, soon
 
@@ -281,3 +282,32 @@ def test_an_upstream_that_is_down_is_an_error_of_its_dialect_and_a_finding_of_do
         wrong = [finding for finding in findings if not finding["ok"]]
         assert any("gone" in finding["name"] + finding["message"] for finding in wrong)
         assert all(finding["mend"] for finding in wrong)
+
+
+def test_a_gateway_alone_on_an_empty_redis_knows_its_keys_from_the_first_request_on(
+    metaspo: Start, config, tmp_path: Path
+) -> None:
+    """No request of a key of the file is refused before the registry has heard of it, and once all workers are ready
+    the ids that they give out are taken back by /v1/feedback."""
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    url, headers = f"http://{config['listen']}", {"x-api-key": CALLER}
+    with EmbeddedRedis.start(tmp_path / "store") as store:
+        command = metaspo(
+            "--config", written({**config, "redis_url": store.url}, tmp_path), "gateway", "serve", "--workers", "2"
+        )
+        statuses, ready = set(), 0
+        until = time.monotonic() + 60
+        while ready < 10 and time.monotonic() < until and command.process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):  # nobody listens yet
+                statuses.add(
+                    httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=30).status_code
+                )
+                ready = ready + 1 if httpx.get(f"{url}/readyz", timeout=30).status_code == 200 else 0
+        assert ready == 10, command.text
+        assert statuses == {200}
+        for _ in range(10):  # a new connection each time: either worker may answer
+            reply = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=30)
+            assert reply.headers["x-metaspo-version"] == "1"
+            said = {"exchange": reply.headers["x-metaspo-exchange"], "thumb": "up"}
+            assert httpx.post(f"{url}/v1/feedback", json=said, headers=headers, timeout=30).status_code == 202
+        assert command.end(signal.SIGTERM) == 0, command.text

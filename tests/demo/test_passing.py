@@ -59,7 +59,8 @@ def test_a_passed_gate_leads_to_canary_promotion_and_back(tmp_path: Path, upstre
         assert telling.app.ask(stage_row(), "customer-1").reply == "Answer with one word."
         roll_back(telling)
         final = conclude(telling, run)
-    kinds = [entry["kind"] for entry in final["audit"]]
+    # The jobs look at a running canary beside it; how often depends on how long the demo's canary takes.
+    kinds = [entry["kind"] for entry in final["audit"] if entry["actor"] == "operator"]
     assert kinds[-4:] == ["version", "canary", "promote", "rollback"]
     assert final["promoted_by"] == "operator"
     assert final["winner"]["version"] == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from demo.app import Notebook
-from demo.stage import SIZES
+from demo.stage import SIZES, SOURCES
 from demo.story import rows_of
 from tests.conftest import Start
 from tests.running import none_alive, soon
@@ -62,6 +62,7 @@ def test_interrupted_gone_on_with_and_redis_killed_under_it(metaspo: Start, tmp_
     assert sorted(exchange.row for exchange in done) == sorted(row.id for row in rows), "each asked once"
     assert {(exchange.version, exchange.arm) for exchange in done} == {(1, "stable")}
     assert all(exchange.reply for exchange in done), "a real model answered"
+    assert f"{len(rows)} of {len(rows)} exchanges are kept with their reference" in second.text, second.text
     check_summary(json.loads((folder / "summary.json").read_text()), second.text)
 
 
@@ -73,8 +74,9 @@ def check_summary(summary: dict[str, Any], said: str) -> None:
     assert set(promised) <= set(summary)
     assert summary["incumbent"]["version"] == 1
     assert summary["promoted_by"] == "operator_rehearsal"
-    assert summary["gate"]["outcome"] == "NOT RUN", "too few rows, or too few references after the kill"
-    assert summary["gate"]["reason"]
+    assert summary["gate"]["outcome"] == "NOT RUN"
+    assert "too few examples" in summary["gate"]["reason"], summary["gate"]["reason"]
+    assert SOURCES[0] in summary["gate"]["reason"], summary["gate"]["reason"]
     assert summary["promoted_seen_after_ms"] < 10_000
     kinds = [entry["kind"] for entry in summary["audit"]]
     assert kinds[-2:] == ["promote", "rollback"]
