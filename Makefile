@@ -4,7 +4,9 @@
 #   make demo                      the whole loop with an embedded Redis and an embedded language model
 #   make demo MODEL=file.gguf      the same with a language model of your own (GGUF)
 #   make demo MODELS=folder        a base and an optimizer model from a folder of GGUF files: analyse-and-rewrite instead of edits
-#   make test / lint / evidence    every test / ruff and mypy / the long proofs (hours)
+#   make test / lint               every test / ruff and mypy
+#   make evidence                  the long proofs (hours): slow tests, benchmarks, the demo; their output goes to docs/results
+#   make evidence MODELS=folder    the same, and the runs with a model that writes prompts
 #   PYTHON=python3.12              which interpreter makes .venv (3.11 or newer)
 
 SHELL := /bin/bash
@@ -21,7 +23,12 @@ HASHED := install --require-hashes --no-deps --only-binary :all:
 JOBS ?= 2
 DEMO_ARGS := $(if $(MODEL),--model '$(MODEL)') $(if $(MODELS),--models '$(MODELS)') $(ARGS)
 
-.PHONY: help demo test lint evidence clean install install-dev
+RESULTS := docs/results
+WORK := benchmarks/work
+DATA ?= ../shared/data
+
+.PHONY: help demo test lint evidence clean install install-dev install-node evidence-proofs evidence-simulations \
+	evidence-search evidence-gateway evidence-demo evidence-models
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -36,15 +43,69 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-evidence: install-dev
+# One after the other, each of use by itself. A result file is replaced only by a run that ended well; what `git diff docs/results`
+# shows afterwards is what changed.
+evidence:
+	@for part in proofs simulations search gateway demo models; do \
+		echo "== evidence-$$part"; $(MAKE) --no-print-directory evidence-$$part || exit 1; done
+
+# 1,000 simulated gates and canaries compared with what is published, 500 kills of Redis under write load.
+evidence-proofs: install-dev
 	$(BIN)/python -m pytest -m slow --timeout 0 $(ARGS)
+
+evidence-simulations: install-dev
+	@mkdir -p $(WORK)
+	for seed in 20261120 20261121; do for what in gate canary; do \
+		$(BIN)/metaspo simulate $$what --runs 1000 --seed $$seed --json > $(WORK)/simulated.json \
+			&& mv $(WORK)/simulated.json $(RESULTS)/simulate_$${what}_$$seed.json || exit 1; done; done
+	$(BIN)/metaspo simulate search --runs 4 --budget-calls 2500 --json > $(WORK)/simulated.json
+	mv $(WORK)/simulated.json $(RESULTS)/simulate_search.json
+	$(BIN)/python -m benchmarks.error_rates
+
+# The runs are kept in $(WORK), so that an interrupted one goes on; `worlds` and `null` make one file.
+evidence-search: install-dev
+	@mkdir -p $(WORK)
+	for part in worlds null; do \
+		$(BIN)/python benchmarks/optimizer_search.py $$part --out $(WORK)/optimizer_search.jsonl > $(WORK)/$$part.json || exit 1; done
+	$(BIN)/python -c 'import json, pathlib, sys; a, b = (json.loads(pathlib.Path(f).read_text()) for f in sys.argv[1:3]); \
+		pathlib.Path(sys.argv[3]).write_text(json.dumps({**a, "no prompt matters": b}, indent=1) + "\n")' \
+		$(WORK)/worlds.json $(WORK)/null.json $(RESULTS)/optimizer_search.json
+	rm $(WORK)/optimizer_search.jsonl
+	$(BIN)/python benchmarks/optimizer_calls.py all
+
+# An hour of mixed streams; the comparison with nginx wants wrk and a C compiler and is run by hand (docs/gateway.md).
+evidence-gateway: install-dev
+	@mkdir -p $(WORK)
+	$(BIN)/python benchmarks/gateway_soak.py --seconds 3600 --json $(WORK)/gateway_soak.json
+	mv $(WORK)/gateway_soak.json $(RESULTS)/gateway_soak.json
+
+evidence-demo: install-dev
+	$(BIN)/metaspo demo --home $(WORK)/demo-smollm2
+	sed 's#$(CURDIR)/$(WORK)/demo-smollm2#.metaspo#g' $(WORK)/demo-smollm2/demo/summary.json > $(RESULTS)/demo_smollm2.json
+
+evidence-models: install-dev
+ifneq ($(MODELS),)
+	$(BIN)/metaspo demo --home $(WORK)/demo-models --models '$(MODELS)'
+	sed 's#$(CURDIR)/$(WORK)/demo-models#.metaspo#g' $(WORK)/demo-models/demo/summary.json > $(RESULTS)/demo_qwen.json
+	[ ! -d '$(DATA)' ] || $(BIN)/python benchmarks/optimizer_real.py --models '$(MODELS)' --data '$(DATA)' \
+		--out $(RESULTS)/optimizer_real.jsonl
+else
+	@echo "left out: the runs with a model that writes prompts; make evidence MODELS=folder"
+endif
 
 clean:
 	rm -rf $(VENV) .metaspo .mypy_cache .ruff_cache .hypothesis .pytest_cache *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed
-install-dev: $(VENV)/.installed-dev
+install-dev: $(VENV)/.installed-dev install-node
+
+# The examples for Node are tested where there is Node and its packages can be had.
+install-node:
+	@if command -v node >/dev/null && command -v npm >/dev/null && [ ! -d examples/node/node_modules ]; then \
+		cd examples/node && { npm ci --silent --no-audit --no-fund --ignore-scripts --fetch-retries=0 --fetch-timeout=15000 \
+			>/dev/null 2>&1 </dev/null || { rm -rf node_modules; \
+			echo "note: the packages of examples/node cannot be had now: their tests are skipped" >&2; }; }; fi
 
 $(VENV)/.python:
 	@[ -n '$(PYTHON)' ] && $(PYTHON) $(is_new_enough) 2>/dev/null || { \
