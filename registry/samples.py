@@ -43,8 +43,8 @@ class SampleStore(Store):
         kept = [name.decode() for name in await self._offer(domain, task, args)]
         ttl = self._keep.sample_days * int(DAY)
         await self._redis.many([("SET", self._keys.locator(name), domain, "EX", ttl) for name in kept])
-        # A vote that came while we wrote saw no sample, so we look once more; and when this is the second try of a write
-        # whose answer was lost, what is stored is the first try's, without the votes that we have just read.
+        # A vote that came while we wrote saw no sample, so we look once more; and when this is the second try of a
+        # write whose answer was lost, what is stored is the first try's, without the votes that we have just read.
         late = await self._votes(domain, kept)
         for name, vote in late.items():
             if vote is not None:
