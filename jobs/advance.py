@@ -11,7 +11,7 @@ import math
 import statistics
 from typing import Any
 
-from jobs import policy
+from jobs import policy, thin
 from jobs.calibrate import latest
 from jobs.errors import BadModel, NoWork
 from jobs.policy import AUTOMATIC, CacheCost, Case, Verdict
@@ -63,21 +63,28 @@ async def after_gate(work: Work, domain: Domain, ended: Run, plan: RunPlan, numb
     verdict = policy.decide(case)
     if verdict.step == "nothing":
         return verdict.reason
+    thinness = await thin.why(work, domain) if work.settings.jobs.shadow_first else ""
+    if thinness:
+        await thin.want_replay(work, domain.name, number, ended.id, then=verdict.step, reason=thinness)
     if verdict.step == "ask":
-        return await ask(work, domain.name, number, "canary", verdict, ended.id)
+        told = Verdict("ask", (*verdict.reasons, *([thinness] if thinness else [])))
+        return await ask(work, domain.name, number, "canary", told, ended.id)
+    if thinness:
+        return f"waits for a replay of fresh samples: {thinness}"
+    return await start_canary(work, domain, number, ended.id, f"Passed the gate of run {ended.id}; {verdict.reason}")
+
+
+async def start_canary(work: Work, domain: Domain, number: int, run_id: str, why: str) -> str:
+    """The first stage, by automation; a person is asked when the pointers do not allow it. Returns it in words."""
+    share = domain.canary.stages[0]
     try:
         await work.registry.canary(
-            domain.name,
-            number,
-            domain.canary.stages[0],
-            actor=AUTOMATIC,
-            why=f"Passed the gate of run {ended.id}; {verdict.reason}",
-            request_id=f"run-{ended.id}-canary",
+            domain.name, number, share, actor=AUTOMATIC, why=why, request_id=f"run-{run_id}-canary"
         )
     except (Refused, Conflict) as error:
-        return await ask(work, domain.name, number, "canary", Verdict("ask", (str(error),)), ended.id)
+        return await ask(work, domain.name, number, "canary", Verdict("ask", (str(error),)), run_id)
     work.metrics.promotions.labels(domain.name, "canary").inc()
-    return f"on canary at {domain.canary.stages[0]:.0%}"
+    return f"on canary at {share:.0%}"
 
 
 async def ask(

@@ -25,6 +25,8 @@ from jobs.searchplan import RunPlan
 from jobs.work import Work
 from registry import Approval, Arm, AuditEntry, Conflict, Deployment, Domain, NotFound, Outcome, Refused, Run, Sample
 
+LOOK = "canary-look"
+"""The kind of the audit entries that hold the table of a look."""
 MOST_OUTCOMES = 60_000
 """Of the arms on trial: 30,000 per arm is seven times what the final test asks for."""
 MOST_SAMPLES = 20_000
@@ -197,6 +199,7 @@ async def _drift_accepted(work: Work, domain: str, pointers: Deployment) -> bool
 async def _carry_out(work: Work, domain: Domain, pointers: Deployment, decision: Decision) -> None:
     """Make the move that was decided. Somebody who moved first is right: then there is nothing left to do."""
     if decision.action == "hold":
+        await _note(work, domain.name, pointers, decision)
         return
     try:
         await _move(work, domain, pointers, decision)
@@ -204,6 +207,19 @@ async def _carry_out(work: Work, domain: Domain, pointers: Deployment, decision:
         raise NoWork("moved_meanwhile", str(error)) from error
     except Refused as error:
         raise NoWork("refused", str(error)) from error
+
+
+async def _note(work: Work, domain: str, pointers: Deployment, decision: Decision) -> None:
+    """Once an hour, and after each move, the table of a look that moved nothing: what the console shows meanwhile."""
+    if decision.table:
+        await work.registry.append_audit(
+            domain,
+            LOOK,
+            actor=AUTOMATIC,
+            why=decision.reason,
+            detail=decision.to_dict(),
+            request_id=f"look-{pointers.epoch}-{int(work.clock() // 3600)}",
+        )
 
 
 async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Decision) -> None:
@@ -239,7 +255,7 @@ async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Deci
         await _promote(work, domain, pointers, told)
     await registry.append_audit(
         name,
-        "canary-look",
+        LOOK,
         actor=AUTOMATIC,
         why=decision.reason,
         detail=decision.to_dict(),

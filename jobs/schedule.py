@@ -28,7 +28,7 @@ What fires:
     hourly, at :17                         retention  the fleet
     weekly, Monday 06:00                   report     each domain
     only when asked                        adapt      a task of a domain
-    only when asked                        shadow     a version of a domain with little traffic
+    every hour, and when asked             shadow     a version of a domain with little traffic
     once a person has approved             approval   the move that was approved
 
 A firing that was missed (no scheduler up) is made up for if it is not older than ``LOOK_BACK``; of several missed
@@ -132,7 +132,8 @@ JOBS: tuple[Job, ...] = (
     Job("optimize", "searches for a better system prompt", "search", own_cron=True),
     Job("global", "searches for the prompt that all domains share", "search", cron="30 4 * * 0", wanted=_is_global),
     Job("adapt", "writes a user prompt for a task under its domain's system prompt", "search"),
-    Job("shadow", "replays traffic under a version that nobody is served", "search"),
+    Job("shadow", "replays traffic under a version that nobody is served", "search",
+        every=lambda s: 3600.0 if s.jobs.shadow_first else 0.0, wanted=_live),
     Job("approval", "makes the move that a person approved", "urgent"),
     Job("tell", "sends webhooks of promotions, rollbacks and waiting approvals", "urgent",
         every=lambda s: 2.0 if s.gateway.webhooks else 0.0, scope="fleet"),

@@ -7,23 +7,28 @@ worker, the scheduler and Redis are each killed once on the way.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from registry import RegistryUnavailable, Run
+from registry import Run
+from tests.e2e.app import APP, OPS, App, Ask, until
 from tests.e2e.house import House
 from tests.jobs.conftest import review
 from tests.jobs.stub_model import StubModel
 
 TASKS = ("products", "restaurants", "hotels")
-APP, OPS = "app-key-for-the-test", "ops-key-for-the-test"
 HARMFUL = "You are a helpful assistant. HARM"
+
+
+def _asks(number: int) -> Ask:
+    task = TASKS[number % len(TASKS)]
+    text, label = review(number // len(TASKS), task)
+    return Ask(task, f"Review:\n{text}", label)
 
 
 def _config(upstream: str) -> dict[str, Any]:
@@ -55,76 +60,17 @@ def _config(upstream: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class App:
-    """An application: asks, and tells later what the answer should have been."""
-
-    def __init__(self, house: House, http: aiohttp.ClientSession) -> None:
-        self.house = house
-        self.http = http
-        self.users = itertools.count()
-        self.answered = 0
-        self.told = 0
-        self.versions: Counter[str] = Counter()
-
-    async def talk(self, n: int) -> None:
-        """``n`` new users ask one question each, a few at a time."""
-        gate = asyncio.Semaphore(12)
-
-        async def one() -> None:
-            async with gate:
-                await self._one()
-
-        await asyncio.gather(*(one() for _ in range(n)))
-
-    async def _one(self) -> None:
-        number = next(self.users)
-        task = TASKS[number % len(TASKS)]
-        text, label = review(number // len(TASKS), task)
-        headers = {"authorization": f"Bearer {APP}", "x-metaspo-task": task}
-        body = {"model": "base", "user": f"user{number}", "messages": [{"role": "user", "content": f"Review:\n{text}"}]}
-        async with self.http.post(f"{self.house.url}/v1/chat/completions", json=body, headers=headers) as answer:
-            assert answer.status == 200, await answer.text()
-            await answer.read()
-            exchange = answer.headers["x-metaspo-exchange"]
-            self.versions[answer.headers.get("x-metaspo-version", "none")] += 1
-        self.answered += 1
-        told = {"exchange": exchange, "reference": label}
-        async with self.http.post(f"{self.house.url}/v1/feedback", json=told, headers=headers) as answer:
-            self.told += answer.status == 202
-
-    async def operate(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        headers = {"authorization": f"Bearer {OPS}"}
-        async with self.http.request(method, f"{self.house.url}{path}", json=body, headers=headers) as answer:
-            assert answer.status < 300, (path, answer.status, await answer.text())
-            return await answer.json()
-
-
-async def _until(what: str, condition: Callable[[], Awaitable[Any]], house: House, seconds: float = 45) -> Any:
-    """Poll until the condition holds, through an outage of Redis."""
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                try:
-                    found = await condition()
-                except RegistryUnavailable:
-                    found = None
-                if found:
-                    return found
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        logs = "\n".join(f"--- {name}\n{house.log(name)[-3000:]}" for name in house.processes)
-        pytest.fail(f"{what} did not come within {seconds} s\n{logs}")
-
-
 @pytest.mark.timeout(240)
-async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp_path: Path, free_port: int) -> None:
+async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(
+    tmp_path: Path, free_port: int, record_property: Callable[[str, object], None]
+) -> None:
     async with (
         StubModel() as model,
         House(tmp_path, _config(model.url), free_port) as house,
         aiohttp.ClientSession() as http,
     ):
-        registry, app = house.registry, App(house, http)
-        house.start("gateway", "gateway", "serve", "--workers", "1")
+        registry, app = house.registry, App(house, http, _asks)
+        house.start("gateway", "gateway", "serve", "--workers", "2")
         for name in ("worker1", "worker2"):
             house.start(name, "jobs", "worker")
         await house.ready(http)
@@ -135,7 +81,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
         async def kept() -> bool:
             return len([s for s in await registry.samples("shop", limit=5000) if s.reference]) >= 550
 
-        await _until("samples with references", kept, house)
+        await until("samples with references", kept, house)
         asked_by_users = len(model.calls)
 
         # a scheduled run; the worker that searches is killed in the middle
@@ -145,7 +91,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
         async def searching() -> bool:
             return len(model.calls) > asked_by_users + 200
 
-        await _until("the scheduled search", searching, house)
+        await until("the scheduled search", searching, house)
         holder = await registry.lease_holder("job:optimize:shop")
         assert holder is not None
         dead = house.kill_pid(int(holder[0].split(":")[1]))
@@ -153,7 +99,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
         async def found() -> Run | None:
             return next((r for r in await registry.list_runs("shop") if r.state == "done"), None)
 
-        run = await _until("the end of the search", found, house)
+        run = await until("the end of the search", found, house)
         assert run.version == 2, run.reason
         assert "resumed" in [e["kind"] for _, e in await registry.run_events(run.id)]
         searched = [repr((c["messages"], c.get("seed"))) for c in model.calls[asked_by_users:]]
@@ -163,13 +109,13 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
         model.delay = 0.0
 
         # the operator approves the first version; the scheduler is killed; the canary grows and promotes
-        approval = await _until("the approval", lambda: registry.list_approvals("shop", waiting_only=True), house)
+        approval = await until("the approval", lambda: registry.list_approvals("shop", waiting_only=True), house)
         await app.operate("POST", f"/api/approvals/{approval[0].id}", {"decision": "approved", "why": "measured"})
 
         async def on_canary() -> bool:
             return (await registry.deployment("shop")).canary == 2
 
-        await _until("the canary", on_canary, house)
+        await until("the canary", on_canary, house)
         house.kill("scheduler")
         house.start("scheduler2", "jobs", "scheduler")
 
@@ -180,7 +126,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
             await app.talk(100)
             if await promoted():
                 break
-        await _until("the promotion", promoted, house)
+        await until("the promotion", promoted, house)
         assert (await registry.deployment("shop")).holdback == 1
 
         # Redis is killed; requests go on being answered, and what was acknowledged is there afterwards
@@ -191,20 +137,26 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp
         assert app.answered == before + 60
 
         # a harmful version by hand; it is rolled back by itself
-        added = await _until("the registry", lambda: _add(app), house)
+        added = await until("the registry", lambda: _add(app), house)
         await app.operate("POST", "/api/domains/shop/canary", {"version": added, "share": 0.4, "why": "looks fine"})
 
         async def rolled_back() -> bool:
             return bool((await registry.get_version("shop", added)).blocked)
 
+        app.served.clear()
         for _ in range(12):
             await app.talk(100)
             if await rolled_back():
                 break
-        await _until("the rollback", rolled_back, house)
+        await until("the rollback", rolled_back, house)
         pointers = await registry.deployment("shop")
         assert (pointers.stable, pointers.canary) == (2, None)
-        await asyncio.sleep(1.0)
+        await app.talk(200)
+        moved = next(e.at for e in await registry.history("shop", limit=20) if e.kind == "abort")
+        assert any(v == str(added) for _, v in app.served) and app.served[-1][0] > moved
+        late = max(sent for sent, version in app.served if version == str(added)) - moved
+        record_property("seconds from the rollback to the last harmful answer of any worker", round(late, 3))
+        assert late < 5, "both gateway workers have followed"
         app.versions.clear()
         await app.talk(40)
         assert str(added) not in app.versions and app.versions["2"] > 20

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 import optimizer
-from jobs import adapt, shadow
+from jobs import adapt, advance, shadow, thin
 from jobs.errors import NoWork
 from jobs.paired import measure
-from registry import Lineage, Registry, Settings
-from tests.jobs.conftest import TASKS, Clock, samples, shop, with_shop, work_for
+from jobs.searchplan import RunPlan
+from registry import CanaryPlan, Domain, Lineage, Outcome, Registry, Settings
+from tests.jobs.conftest import NOW, TASKS, Clock, samples, shop, with_shop, work_for
 from tests.jobs.stub_model import StubModel
 
 
@@ -96,3 +99,74 @@ async def test_what_cannot_be_replayed(
     with pytest.raises(NoWork) as told:
         await shadow.run(work_for(registry, settings, clock, "shadow", version=version))
     assert told.value.cause == cause
+
+
+# --- where traffic is thin -------------------------------------------------------------------------------------------
+
+
+def test_how_many_units_a_canary_would_see() -> None:
+    plan = CanaryPlan(stages=(0.05, 0.5), dwell_hours=(24, 24), n_final=1000)
+    week = [
+        Outcome(domain="shop", arm="stable", version=1, unit=f"u{i}", at=NOW - 7 * 86_400 + i * 864) for i in range(700)
+    ]
+    assert thin.expected_units(week, plan, NOW) == pytest.approx(100 * (0.1 * 1 + 13), rel=0.01)
+    assert thin.expected_units([week[0]] * 500, plan, NOW) < 3, "a chatty user is one unit"
+    assert thin.expected_units([], plan, NOW) == 0
+
+
+def _automatic() -> Domain:
+    canary = CanaryPlan(stages=(0.2, 0.5), dwell_hours=(1, 1), n_final=4400, margin=0.1)
+    return shop(promotion="auto", canary=canary)
+
+
+async def _passed(registry: Registry, settings: Settings, clock: Clock, prompt: str) -> str:
+    """A version of a run that passed the gate, in a domain where nothing else asks for a person."""
+    domain = await with_shop(registry, _automatic())
+    await registry.add_version("shop", "Answer reviews kindly. Be brief. Be honest. Be of help.", lineage=Lineage())
+    await registry.promote("shop", 2, actor="ops", why="fine")
+    run = await registry.create_run("shop", request_id="r")
+    await registry.add_version("shop", prompt, lineage=Lineage(author="jobs", run=run.id))
+    ended = msgspec.structs.replace(run, state="done", gate={"outcome": "PASS"}, version=3)
+    plan = RunPlan(
+        method="metaspo", seed_prompt=prompt, incumbent=2, incumbent_prompt=prompt, tasks=(),
+        budget_calls=None, budget_usd=None,
+    )  # fmt: skip
+    return await advance.after_gate(work_for(registry, settings, clock, "optimize"), domain, ended, plan, 3)
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_where_traffic_is_thin_a_replay_comes_before_the_canary(
+    registry: Registry, settings: Settings, clock: Clock, model: StubModel, good: bool
+) -> None:
+    model.skill = 1.0
+    base = "Answer reviews kindly. Be brief. Be honest. Be of help."
+    said = await _passed(registry, settings, clock, f"{base} {'Be quick.' if good else 'HARM'}")
+    assert "waits for a replay" in said and "of 4400 units" in said
+    assert (await registry.deployment("shop")).canary is None
+
+    async def replay() -> str:
+        work = work_for(registry, settings, clock, "shadow")
+        return await shadow.run(replace(work, trigger=msgspec.structs.replace(work.trigger, by="schedule")))
+
+    await registry.record(samples(20, at=clock() + 10), [])
+    with pytest.raises(NoWork) as told:
+        await replay()
+    assert told.value.cause in {"too_few_examples", "no_samples"}
+    await registry.record(samples(100, names=TASKS[:2], at=clock() + 20), [])
+    said = await replay()
+    pointers = await registry.deployment("shop")
+    assert pointers.canary == (3 if good else None), said
+    asked = await registry.list_approvals("shop", waiting_only=True)
+    assert [a.kind for a in asked] == (["promote"] if good else [])
+    with pytest.raises(NoWork) as told:
+        await replay()
+    assert told.value.cause == "nothing_to_compare", "once is enough"
+
+
+async def test_where_traffic_is_enough_the_canary_begins_at_once(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    busy = [Outcome(domain="shop", arm="stable", version=2, unit=f"u{i}", at=clock() - 7_200 + i) for i in range(2_000)]
+    await registry.record([], busy)
+    prompt = "Answer reviews kindly. Be brief. Be honest. Be of help. Be quick."
+    assert "on canary" in await _passed(registry, settings, clock, prompt)
