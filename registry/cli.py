@@ -343,5 +343,5 @@ def backup(ctx: click.Context, path: Path) -> None:
 @click.pass_context
 def restore(ctx: click.Context, path: Path, overwrite: bool) -> None:
     """Read everything back. A damaged file is refused before anything is written."""
-    count = run(ctx, lambda r: r.restore(path, overwrite=overwrite))
+    count = run(ctx, lambda r: r.restore(path, overwrite=overwrite), as_it_is=True)
     click.echo(f"{count:,} keys are restored from {path}.")

@@ -40,22 +40,26 @@ def settings_of(ctx: click.Context) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def open_registry(settings: Settings, *, signing: bool = False) -> AsyncIterator[Registry]:
+async def open_registry(
+    settings: Settings, *, signing: bool = False, as_it_is: bool = False
+) -> AsyncIterator[Registry]:
     """The configured Redis; else the embedded one that runs on this home; else one started for the duration, which
-    then learns what the config file says, as at every start.
+    then learns what the config file says, as at every start (not when ``as_it_is``).
     """
     own: EmbeddedRedis | None = None
+    learns = False
     url = settings.redis_url or running_url(settings.home)
     if url is None:
         own = await asyncio.to_thread(EmbeddedRedis.start, settings.home)
         url = own.url
+        learns = not as_it_is
     try:
         signer = None
-        if signing or own is not None or settings.signing_key_path.exists():
+        if signing or learns or settings.signing_key_path.exists():
             signer = Signer.load_or_create(settings.signing_key_path)
         registry = await Registry.from_settings(settings, url, signer=signer)
         try:
-            if own is not None:
+            if learns:
                 await _sync(registry, settings)
             yield registry
         finally:
@@ -73,11 +77,13 @@ async def _sync(registry: Registry, settings: Settings) -> None:
         click.echo(f"The config file was not taken over: {error}", err=True)
 
 
-def run(ctx: click.Context, story: Callable[[Registry], Awaitable[T]], *, signing: bool = False) -> T:
+def run(
+    ctx: click.Context, story: Callable[[Registry], Awaitable[T]], *, signing: bool = False, as_it_is: bool = False
+) -> T:
     """Run ``story`` on the registry. Our errors become one sentence and exit code 1."""
 
     async def inside() -> T:
-        async with open_registry(settings_of(ctx), signing=signing) as registry:
+        async with open_registry(settings_of(ctx), signing=signing, as_it_is=as_it_is) as registry:
             return await story(registry)
 
     try:

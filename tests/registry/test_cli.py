@@ -241,6 +241,19 @@ def test_the_first_command_on_a_new_home_knows_the_config_file(
     ]
 
 
+def test_a_backup_is_restored_into_a_new_home(
+    run: Run, short_tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config file must not fill the registry before the backup does."""
+    (tmp_path / "metaspo.yaml").write_text("domains: {support: {system_prompt: Be brief.}}\n")
+    monkeypatch.setenv("METASPO_HOME", str(short_tmp / "old"))
+    run("prompts", "add", "support", "--file", "-", "--promote", text="Be kind.")
+    run("backup", "b.bin")
+    monkeypatch.setenv("METASPO_HOME", str(short_tmp / "new"))
+    assert "restored" in run("restore", "b.bin").stdout
+    assert run("prompts", "show", "support").stdout == "Be kind.\n"
+
+
 def test_a_signing_key_is_made_and_rotated(run: Run, tmp_path: Path) -> None:
     run("domains", "set", "support", "locked=Never lie.")
     run("prompts", "add", "support", "--file", "-", "--promote", text="Be brief.")
