@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from optimizer.paper.methods import SYSTEM_METHODS
+from optimizer.paper.methods import order_of
 from optimizer.paper.raw import RawRow
-from optimizer.paper.tables import Shown, Table, Value, label_of, over_seeds
+from optimizer.paper.tables import Shown, Table, Value, label_of, mean_of, over_seeds, over_tasks
 
 _FILE = Path(__file__).parent / "published.yaml"
 
@@ -44,24 +44,37 @@ def published() -> Published:
 
 
 def beside_published(rows: Sequence[RawRow]) -> list[Table]:
-    """Measured and published scores of the paper's own tasks, one table for each part of its protocol."""
+    """Measured and published scores, part by part, wherever the paper prints a figure for what was measured."""
     told = published()
-    plain = [r for r in rows if not (r.sources or r.found_on) and r.role == "unseen"]
-    by_task: list[tuple[Value, ...]] = []
+    unseen = [row for row in rows if row.role == "unseen" and not (row.sources or row.found_on)]
+    plain = [row for row in unseen if not row.adapted]
+    lines: list[tuple[Value, ...]] = []
     for place, task in enumerate(told.generalization.tasks):
         for key, values in told.generalization.rows.items():
             scope, _, method = key.partition("/")
-            found = over_seeds(
-                [r for r in plain if (r.task, r.scope, r.method, r.adapted) == (task, scope, method, False)]
-            )
-            if found is not None:
-                value = values[place]
-                by_task.append((task, label_of(method, scope), found, None if value is None else value / 100))
-    columns = ("task", "method", "measured", f"published ({told.model})")
-    title = "Beside the published figures: unseen tasks"
-    return (
-        [Table(name="beside", title=title, columns=columns, rows=tuple(by_task), note=told.differs)] if by_task else []
-    )
+            group = [row for row in plain if (row.task, row.scope, row.method) == (task, scope, method)]
+            lines += _line("unseen", task, method, scope, over_seeds(group), values[place])
+    for place, domain in enumerate(told.adaptation.domains):
+        for method, scores in told.adaptation.rows.items():
+            group = [row for row in unseen if row.adapted and (row.domain, row.method) == (domain, method)]
+            lines += _line("adapted", domain, method, "domain", mean_of(group), scores[place])
+    for method, score in told.ablations.items():
+        group = [row for row in plain if row.scope == "domain" and row.method == method]
+        if {row.domain for row in group} >= set(told.adaptation.domains):
+            means = [mean_of([row for row in group if row.domain == domain]) for domain in told.adaptation.domains]
+            lines += _line("mean of five domains", "all", method, "domain", over_tasks(means), score)
+    columns = ("part", "task or domain", "method", "measured", f"published ({told.model})")
+    title = "Beside the published figures"
+    return [Table(name="beside", title=title, columns=columns, rows=tuple(lines), note=told.differs)] if lines else []
+
+
+def _line(
+    part: str, what: str, method: str, scope: str, found: Shown | None, value: float | None
+) -> list[tuple[Value, ...]]:
+    """A row of the table, none where nothing was measured."""
+    if found is None:
+        return []
+    return [(part, what, label_of(method, scope), found, None if value is None else value / 100)]
 
 
 def as_published(rows: Sequence[RawRow]) -> list[Table]:
@@ -71,9 +84,7 @@ def as_published(rows: Sequence[RawRow]) -> list[Table]:
     ]
     lines: list[tuple[Value, ...]] = []
     tasks = list(dict.fromkeys(row.task for row in chosen))
-    for method, scope in sorted(
-        {(r.method, r.scope) for r in chosen}, key=lambda k: (SYSTEM_METHODS.index(k[0]), k[1])
-    ):
+    for method, scope in sorted({(r.method, r.scope) for r in chosen}, key=lambda key: order_of(*key)):
         for task in tasks:
             group = [row for row in chosen if (row.method, row.scope, row.task) == (method, scope, task)]
             right = over_seeds(group)

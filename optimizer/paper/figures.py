@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from statistics import fmean
 
-from optimizer.paper.methods import SYSTEM_METHODS
+from optimizer.paper.methods import order_of
 from optimizer.paper.raw import RawRow
 from optimizer.paper.tables import Shown, label_of, over_seeds, over_tasks
 
@@ -196,4 +196,4 @@ def _rows_high(rows: Sequence[tuple[str, str]]) -> float:
 
 def _keys(rows: Sequence[RawRow]) -> list[tuple[str, str]]:
     found = {(row.method, row.scope) for row in rows}
-    return sorted(found, key=lambda key: (SYSTEM_METHODS.index(key[0]), key[1]))
+    return sorted(found, key=lambda key: order_of(*key))

@@ -52,6 +52,12 @@ def check_method(name: str) -> str:
     return name
 
 
+def order_of(method: str, scope: str) -> tuple[int, str, str]:
+    """Where a method stands in a table; one that is not known comes last."""
+    place = SYSTEM_METHODS.index(method) if method in SYSTEM_METHODS else len(SYSTEM_METHODS)
+    return place, method, scope
+
+
 def searches(name: str) -> bool:
     """Whether the method spends calls to find its prompt by trying candidates."""
     return name not in NAMES

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, variance
 
-from optimizer.paper.methods import ABLATIONS, FAITHFUL, SYSTEM_METHODS, TITLES
+from optimizer.paper.methods import ABLATIONS, FAITHFUL, TITLES, order_of
 from optimizer.paper.raw import RawRow
 from optimizer.records import Record
 
@@ -109,7 +109,7 @@ def source_counts(rows: Sequence[RawRow]) -> Table | None:
     lines = []
     for count in sorted({row.sources for row in counted}, key=lambda n: n or math.inf):
         group = [row for row in counted if row.sources == count and row.scope == "domain"]
-        lines.append((str(count) if count else "all", *(_mean([r for r in group if r.domain == d]) for d in domains)))
+        lines.append((str(count) if count else "all", *(mean_of([r for r in group if r.domain == d]) for d in domains)))
     title = "Number of source tasks: MetaSPO (ours), means over the unseen tasks"
     return Table(name="source_counts", title=title, columns=("source tasks", *domains), rows=tuple(lines))
 
@@ -143,7 +143,7 @@ def other_bases(rows: Sequence[RawRow]) -> Table | None:
         return None
     bases = _unique(row.base_model for row in chosen)
     lines = [
-        (label, *(_mean([row for row in group if row.base_model == base]) for base in bases))
+        (label, *(mean_of([row for row in group if row.base_model == base]) for base in bases))
         for label, group in _methods(chosen)
     ]
     found_on = _unique(row.found_on for row in chosen if row.found_on)
@@ -166,8 +166,8 @@ def cost(rows: Sequence[RawRow]) -> Table | None:
                 round(fmean(row.optimizer_calls for row in runs)),
                 round(fmean(row.wall_seconds for row in runs)),
                 round(fmean(row.prompt_tokens for row in runs)),
-                _mean(holdout),
-                _mean([row for row in group if row.role == "unseen"]),
+                mean_of(holdout),
+                mean_of([row for row in group if row.role == "unseen"]),
             )
         )
     columns = ("method", "runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens",
@@ -249,7 +249,8 @@ def over_tasks(cells: Iterable[Shown | None]) -> Shown | None:
     return Shown(score=score, low=max(0.0, score - below), high=min(1.0, score + above), n=n, seeds=seeds)
 
 
-def _mean(rows: Sequence[RawRow]) -> Shown | None:
+def mean_of(rows: Sequence[RawRow]) -> Shown | None:
+    """The mean over the tasks of ``rows``, each over its seeds."""
     return over_tasks(over_seeds([row for row in rows if row.task == task]) for task in _unique(r.task for r in rows))
 
 
@@ -258,18 +259,17 @@ def _by_domain(rows: Sequence[RawRow], name: str, title: str) -> Table:
     domains = _unique(row.domain for row in unseen)
     lines = []
     for label, group in _methods(unseen):
-        cells = [_mean([row for row in group if row.domain == domain]) for domain in domains]
+        cells = [mean_of([row for row in group if row.domain == domain]) for domain in domains]
         lines.append((label, *cells, over_tasks(cells) if all(cells) else None))
     return Table(name=name, title=title, columns=("method", *domains, "mean of domains"), rows=tuple(lines))
 
 
 def _methods(rows: Sequence[RawRow]) -> list[tuple[str, list[RawRow]]]:
     """(label, rows) per method and scope, in the order of the paper's tables."""
-    order: Callable[[tuple[str, str]], tuple[int, str]] = lambda key: (SYSTEM_METHODS.index(key[0]), key[1])  # noqa: E731
     groups: dict[tuple[str, str], list[RawRow]] = defaultdict(list)
     for row in rows:
         groups[row.method, row.scope].append(row)
-    return [(label_of(*key), groups[key]) for key in sorted(groups, key=order)]
+    return [(label_of(*key), groups[key]) for key in sorted(groups, key=lambda key: order_of(*key))]
 
 
 def label_of(method: str, scope: str) -> str:

@@ -113,8 +113,10 @@ def test_published_figures_are_those_of_the_paper_and_stand_beside_the_measured(
         assert len(means[key]) == 14 and sum(means[key]) / 14 == pytest.approx(mean, abs=0.1)
     (beside,) = beside_published([row(), row("metaspo", score=0.9)])
     (line,) = beside.rows
-    assert line[:2] == ("anatomy", "Default") and line[3] == pytest.approx(0.361)
-    assert "no interval" in beside.note.lower() or "no" in beside.note
+    assert line[:3] == ("unseen", "anatomy", "Default") and line[4] == pytest.approx(0.361)
+    assert "no interval" in beside.note
+    (adapted,) = beside_published([row(adapted=True)])[0].rows
+    assert adapted[:3] == ("adapted", "medical", "Default") and adapted[4] == pytest.approx(0.451)
 
 
 def test_published_extractors_take_letters_out_of_prose() -> None:
