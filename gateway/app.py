@@ -1,7 +1,7 @@
 """The application of one worker: hot routes ahead of FastAPI, small answers here, the control plane behind.
 
-FastAPI is imported beside the first requests, in a thread: it is not needed to be ready, and it is most of the
-start-up.
+FastAPI is imported, in a thread, when the control plane is asked for the first time: a worker that only carries
+requests and is scraped never holds it (some 10 MB).
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
 
-from gateway.caller import AsgiCaller, Receive, Scope, Send
+from gateway.auth import bearer
+from gateway.caller import AsgiCaller, Receive, ReplyHeaders, Scope, Send
+from gateway.cors import allowed, preflight
 from gateway.dialects import speech_at
 from gateway.errors import error_body
 from gateway.exchange import Dialect, Refusal
 from gateway.models import Models
+from gateway.refusals import METRICS_NEED_A_KEY
 from gateway.worker import Worker
 from registry import Settings
 
@@ -26,7 +29,7 @@ log = logging.getLogger("gateway")
 
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-API_PATHS = ("/api", "/console", "/docs", "/openapi.json", "/metrics", "/v1/feedback", "/feedback", "/static")
+API_PATHS = ("/api", "/console", "/docs", "/openapi.json", "/v1/feedback", "/feedback", "/static")
 """Where the control plane begins."""
 
 _encode = msgspec.json.encode
@@ -42,9 +45,8 @@ class App:
         self._api_task: asyncio.Task[Asgi] | None = None
 
     async def start(self) -> None:
-        """Serve; load the control plane beside."""
+        """Serve."""
         await self.worker.start()
-        self._api_task = asyncio.create_task(self._load_api(), name="control plane")
 
     async def stop(self) -> None:
         """End what runs beside the requests."""
@@ -77,6 +79,13 @@ class App:
         path: str = scope["path"]
         method: str = scope["method"]
         speech = speech_at(path)
+        if (origins := self.worker.pipeline.house.cors) and not path.startswith(API_PATHS[:4]):
+            headers = dict(scope["headers"])
+            if method == "OPTIONS" and (fields := preflight(origins, headers, b"GET, POST")) is not None:
+                await answer(send, 204, b"", headers=tuple(fields))
+                return
+            if speech is None or method != "POST":  # the pipeline adds them itself
+                send = with_fields(send, allowed(origins, headers.get(b"origin")))
         if speech is not None:
             if method == "POST":
                 caller = AsgiCaller(scope, receive, send)
@@ -85,6 +94,8 @@ class App:
                 await refuse(send, not_allowed(method, "POST"), speech.name)
         elif path in ("/healthz", "/readyz"):
             await self._health(path, method, send)
+        elif path == "/metrics" and self.worker.settings.gateway.metrics:
+            await self._metrics(scope, send)
         elif self.models.is_at(path):
             await self.models(scope, receive, send)
         elif path.startswith(API_PATHS):
@@ -118,6 +129,21 @@ class App:
             code = 200 if ready else 503
         await answer(send, code, _encode(status), head=method == "HEAD")
 
+    async def _metrics(self, scope: Scope, send: Send) -> None:
+        method: str = scope["method"]
+        if method not in ("GET", "HEAD"):
+            await refuse(send, not_allowed(method, "GET, HEAD"))
+            return
+        worker = self.worker
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if worker.settings.gateway.metrics_key:
+            token = bearer(headers.get(b"authorization"), headers.get(b"x-api-key"))
+            if worker.keys.operator(token) is None:
+                await refuse(send, METRICS_NEED_A_KEY, head=method == "HEAD")
+                return
+        text, kind = await asyncio.to_thread(worker.metrics.render, headers.get(b"accept", ""))
+        await answer(send, 200, text, head=method == "HEAD", kind=kind.encode())
+
     async def _loaded(self) -> Asgi:
         if self._api_task is None:
             self._api_task = asyncio.create_task(self._load_api(), name="control plane")
@@ -150,10 +176,16 @@ def settle_memory() -> None:
 
 
 async def answer(
-    send: Send, status: int, body: bytes, *, head: bool = False, headers: tuple[tuple[bytes, bytes], ...] = ()
+    send: Send,
+    status: int,
+    body: bytes,
+    *,
+    head: bool = False,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    kind: bytes = b"application/json",
 ) -> None:
-    """One JSON reply; without its body for HEAD."""
-    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    """One reply, JSON unless ``kind`` says otherwise; without its body for HEAD."""
+    fields = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": b"" if head else body})
 
@@ -161,6 +193,17 @@ async def answer(
 async def refuse(send: Send, refusal: Refusal, dialect: Dialect = "chat", *, head: bool = False) -> None:
     """One error reply in the dialect's shape."""
     await answer(send, refusal.status, error_body(dialect, refusal), head=head, headers=refusal.headers)
+
+
+def with_fields(send: Send, fields: ReplyHeaders) -> Send:
+    """``send``, which adds these header fields to a reply."""
+
+    async def adding(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *fields]}
+        await send(message)
+
+    return adding if fields else send
 
 
 def not_allowed(method: str, allowed: str) -> Refusal:

@@ -51,7 +51,7 @@ class Plan:
         "token",
     )
 
-    def __init__(self, domain: Domain, serving: DomainView | None) -> None:
+    def __init__(self, domain: Domain, serving: DomainView | None, cache_above: int | None = None) -> None:
         self.name = domain.name
         self.tasks = frozenset(domain.tasks)
         self.rules = domain.match
@@ -69,7 +69,9 @@ class Plan:
 
         def compiled(number: int | None) -> Prompt | None:
             version = serving.versions.get(number) if number is not None else None
-            return None if version is None else Prompt(version.number, domain.locked, version.system_prompt, merge)
+            if version is None:
+                return None
+            return Prompt(version.number, domain.locked, version.system_prompt, merge, cache_above)
 
         self.served_domain = serving.domain.name
         self._stable = compiled(pointers.stable)
@@ -105,15 +107,21 @@ def fraction(salt: bytes, key: str, unit: str) -> float:
 
 
 class Serving:
-    """A snapshot, compiled. Immutable: a new snapshot makes a new one, and requests in flight keep theirs."""
+    """A snapshot, compiled. Immutable: a new snapshot makes a new one, and requests in flight keep theirs.
+
+    ``cache_above``: prompts of more characters ask Anthropic to cache them; None: none does.
+    """
 
     __slots__ = ("_rules", "epoch", "keys", "plans", "taken_at")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, cache_above: int | None = None) -> None:
         self.epoch = snapshot.epoch
         self.taken_at = snapshot.taken_at
         self.keys = snapshot.keys
-        self.plans = {name: Plan(view.domain, _serving_view(snapshot, view)) for name, view in snapshot.domains.items()}
+        self.plans = {
+            name: Plan(view.domain, _serving_view(snapshot, view), cache_above)
+            for name, view in snapshot.domains.items()
+        }
         self._rules: list[tuple[MatchRule, Plan]] = [
             (rule, plan) for _, plan in sorted(self.plans.items()) for rule in plan.rules
         ]

@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import Any
 
 import msgspec
 
 from gateway.errors import BadRequest, RequestRefused
 from gateway.exchange import Refusal
+from gateway.nesting import brackets, deeper
 
 Edit = tuple[int, int, bytes]
 """Replace ``body[start:end]`` by these bytes."""
@@ -85,11 +85,20 @@ class Body:
         return start, start, b'"%b":%b%b' % (key.encode(), value, comma)
 
 
+Pieces = tuple[bytes | memoryview, ...]
+"""Bytes that are sent one after the other, without being joined first."""
+
+
 def splice(raw: bytes, edits: Sequence[Edit]) -> bytes:
     """``raw`` with the edits applied. Edits must not overlap; their order does not matter."""
     if not edits:
         return raw
-    view = memoryview(raw)  # slices of it are joined without being copied first
+    return b"".join(spliced(raw, edits))
+
+
+def spliced(raw: bytes, edits: Sequence[Edit]) -> Pieces:
+    """The same in pieces: what is not changed is not copied."""
+    view = memoryview(raw)
     pieces: list[bytes | memoryview] = []
     done = 0
     for start, end, new in sorted(edits) if len(edits) > 1 else edits:
@@ -97,7 +106,27 @@ def splice(raw: bytes, edits: Sequence[Edit]) -> bytes:
         pieces.append(new)
         done = end
     pieces.append(view[done:])
-    return b"".join(pieces)
+    return tuple(pieces)
+
+
+def mentions(raw: bytes, name: bytes) -> bool:
+    """Whether ``"name"`` stands anywhere in ``raw``. Long texts have few quotes: from one to the next is a fraction of
+    the time of a search for all of it."""
+    wanted = b'"%b"' % name
+    if len(raw) > LONG:
+        place = raw.find(b'"')
+        for _ in range(MANY_QUOTES):
+            if place < 0:
+                return False
+            if raw.startswith(wanted, place):
+                return True
+            place = raw.find(b'"', place + 1)
+    return wanted in raw
+
+
+LONG = 8192
+MANY_QUOTES = 256
+"""Up to so many quotes are looked at one by one."""
 
 
 def parse(raw: bytes, max_depth: int = 256) -> Body:
@@ -121,8 +150,8 @@ def parse(raw: bytes, max_depth: int = 256) -> Body:
     if place != len(raw):
         # not the compact form, where every byte is accounted for: look at each pair
         at = _locate(raw, values)
-    if _openers(raw, max_depth):
-        _check_depth(raw, values, max_depth)
+    if brackets(raw, max_depth) and deeper(raw, values.values(), max_depth):
+        raise _too_deep(max_depth)
     return Body(raw, values, at)
 
 
@@ -166,51 +195,6 @@ def _repeated(key: str | None) -> BadRequest:
 
 def _too_deep(limit: int) -> BadRequest:
     return BadRequest(f"The body of the request is nested deeper than {limit} levels.", code="body_too_deep")
-
-
-# --- depth -----------------------------------------------------------------------------------------------------------
-
-
-def _openers(raw: bytes | memoryview, limit: int) -> bool:
-    """Whether there are more than ``limit`` opening brackets: only then can the nesting be deeper than that."""
-    data = bytes(raw)
-    found = 0
-    for opener in (b"{", b"["):
-        place = data.find(opener)
-        while place >= 0 and found <= FEW:
-            found += 1
-            place = data.find(opener, place + 1)
-    if found <= FEW <= limit:
-        return False
-    braces = len(data.split(b"{", limit + 1)) - 1
-    return braces > limit or braces + len(data.split(b"[", limit + 1)) - 1 > limit
-
-
-def _check_depth(raw: bytes, values: dict[str, msgspec.Raw], limit: int) -> None:
-    """Two cheap looks (each value, each element of a long array) before every bracket is counted."""
-    for value in values.values():
-        view = memoryview(value)
-        if not _openers(view, limit - 1):
-            continue
-        if view[0] == 0x5B and not any(_openers(memoryview(element), limit - 2) for element in _array(value)):
-            continue
-        if _depth(raw) > limit:
-            raise _too_deep(limit)
-        return
-
-
-FEW = 16
-"""Up to so many brackets are searched for one by one: most bodies have no more, and are not copied to be counted."""
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_STEP = [1 if byte in b"[{" else -1 for byte in range(256)]
-
-
-def _depth(raw: bytes) -> int:
-    """The exact nesting depth of valid JSON: brackets outside of strings, counted."""
-    if b"\\" in raw:
-        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(raw.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
-    return max(accumulate(map(_STEP.__getitem__, outside)), default=0)
 
 
 # --- compression -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from gateway.body import Body, Edit, splice
+from gateway.body import Body, Edit, Pieces, spliced
 from gateway.caller import Caller, ReplyHeaders
 from gateway.dialects import Speech
 from gateway.errors import RequestRefused, UpstreamFailed
@@ -40,11 +40,11 @@ class Asked:
         self.hide_usage = False
         self.on_quiet: Callable[[], None] | None = None
 
-    def bytes_for(self, model: str) -> bytes:
+    def body_for(self, model: str) -> Pieces:
         """The body as a target gets it: spliced, with the model's name there. Without a change: the very bytes."""
         if model != self.exchange.model:
-            return splice(self.body.raw, [*self.edits, (*self.body.span("model"), _string(model))])
-        return splice(self.body.raw, self.edits)
+            return spliced(self.body.raw, [*self.edits, (*self.body.span("model"), _string(model))])
+        return spliced(self.body.raw, self.edits) if self.edits else (self.body.raw,)
 
 
 class Lanes:
@@ -86,14 +86,14 @@ class Lanes:
         exchange = asked.exchange
         exchange.target = target = pick.target
         try:
-            body = asked.bytes_for(target.model)
+            body = asked.body_for(target.model)
             if target.wire == asked.speech.wire:
                 caller = asked.caller
                 return await self.wire.send(
                     pick.upstream, asked.speech, body, caller.headers, caller.query, asked.on_quiet, quiet
                 )
             with _reminding(asked.on_quiet, quiet):
-                return TranslatedReply(*await self._translator().send(exchange, body, target))
+                return TranslatedReply(*await self._translator().send(exchange, b"".join(body), target))
         except UpstreamFailed as failure:
             return failure
         except BaseException:

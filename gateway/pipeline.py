@@ -20,6 +20,7 @@ from gateway import assignment
 from gateway.assignment import Plan, Serving
 from gateway.body import Body, decompress, parse
 from gateway.caller import Caller, ReplyHeaders
+from gateway.cors import allowed
 from gateway.dialects import Speech
 from gateway.errors import (
     CallerGone,
@@ -48,6 +49,7 @@ from gateway.exchange import (
 from gateway.lanes import Asked, Lanes, retry_after
 from gateway.refusals import BAD_KEY, ENDING, INTERNAL, NO_KEY, NOT_JSON, OVERLOADED
 from gateway.relay import is_event_stream, relay_stream, relay_whole, say_failure, stream_headers
+from gateway.request_log import log_exchange
 from gateway.routing import Router, Verdict
 from gateway.settings import House
 from gateway.wire import Reply, WireLane
@@ -221,6 +223,8 @@ class Pipeline:
                 exchange.served_domain = plan.served_domain
         exchange.token = self.neighbours.ids.issue(exchange)
         asked.ours = _our_headers(exchange)
+        if self.house.cors:
+            asked.ours += allowed(self.house.cors, caller.headers.get(b"origin"))
         if exchange.stream:
             self._prepare_stream(asked)
         return asked
@@ -270,6 +274,8 @@ class Pipeline:
         if refusal.retry_after is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after))))
         headers.append((b"x-metaspo-exchange", exchange.token or exchange.id.encode()))
+        if self.house.cors:
+            headers += allowed(self.house.cors, caller.headers.get(b"origin"))
         try:
             await caller.whole(refusal.status, headers, error_body(exchange.dialect, refusal))
         except CallerGone:
@@ -306,6 +312,8 @@ class Pipeline:
                 metrics.observe(exchange)
                 if admitted:
                     recorder.offer(exchange)
+                if self.house.log_requests:
+                    log_exchange(exchange)
             except Exception:
                 log.exception("exchange %s was answered but not counted", exchange.id)
 

@@ -30,16 +30,17 @@ def joined(*texts: bytes) -> bytes:
 class Prompt:
     """One version's text under one domain's locked block, for one mode of injection."""
 
-    __slots__ = ("_after", "_before", "_replace", "alone", "number", "size", "text")
+    __slots__ = ("_after", "_before", "_replace", "alone", "breakpoint", "number", "text")
 
-    def __init__(self, number: int, locked: str, text: str, merge: Merge) -> None:
+    def __init__(self, number: int, locked: str, text: str, merge: Merge, cache_above: int | None = None) -> None:
         self.number = number
         self.text = text
         """The version's text as it is stored (unescaped, without the locked block)."""
         whole = joined(escaped(locked), escaped(text))
         self.alone = whole
         """All of ours, escaped: what is injected when the request brings no system prompt."""
-        self.size = len(locked) + len(text)
+        self.breakpoint = cache_above is not None and len(locked) + len(text) > cache_above
+        """Long enough for a cache breakpoint of its own, where the request sets none."""
         self._replace = merge == "replace"
         self._before = whole if merge == "prepend" else escaped(locked)
         self._after = b"" if merge == "prepend" else escaped(text)

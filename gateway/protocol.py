@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.body import too_large
@@ -247,11 +248,15 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.idle = False
                 self.head_at = self.loop.time()
             self.head_size += len(data)
-            super().data_received(data)
-            if self.head_at and self.head_size > MAX_HEAD:
-                self._answer_and_close(LONG_HEAD)
-        else:
-            super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+        except HttpParserError:
+            self._answer_and_close(NOT_HTTP)
+            return
+        if self.head_size > MAX_HEAD and self.head_at:
+            self._answer_and_close(LONG_HEAD)
 
     def _unset_keepalive_if_required(self) -> None:
         """Idle connections are closed by :meth:`sweep`, without a timer each."""
@@ -336,7 +341,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)

@@ -48,3 +48,12 @@ def unknown_model(model: str) -> Refusal:
         param="model",
         code="model_not_found",
     )
+
+
+METRICS_NEED_A_KEY = Refusal(
+    401,
+    "The metrics need an operator's or a viewer's key.",
+    type="authentication_error",
+    code="invalid_api_key",
+    headers=((b"www-authenticate", b"Bearer"),),
+)

@@ -29,7 +29,8 @@ _DROPPED = frozenset(
         b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer",
         b"transfer-encoding", b"upgrade", b"content-length", b"date", b"server", b"set-cookie", b"alt-svc",
         b"strict-transport-security", b"x-accel-buffering", b"x-metaspo-exchange", b"x-metaspo-domain",
-        b"x-metaspo-version", b"x-metaspo-arm",
+        b"x-metaspo-version", b"x-metaspo-arm", b"access-control-allow-origin", b"access-control-expose-headers",
+        b"access-control-allow-credentials",
     )
 )  # fmt: skip
 """Header fields of the upstream that are about its own connection, or ours to set."""
@@ -56,18 +57,18 @@ def is_event_stream(headers: Headers) -> bool:
 async def relay_whole(asked: Asked, reply: Reply, clock: Callable[[], float], max_copy: int) -> None:
     """Pass on a reply that is no stream. Raises UpstreamFailed while nothing was sent yet."""
     exchange, caller, ours = asked.exchange, asked.caller, asked.ours
-    pieces: list[bytes] = []
-    size = 0
-    while piece := await reply.next():
-        if not size:
-            exchange.first_byte_at = clock()
+    body = await reply.next()
+    if body:
+        exchange.first_byte_at = clock()
+    pieces = [body]
+    size = len(body)
+    while not reply.complete and size <= WHOLE and (piece := await reply.next()):
         pieces.append(piece)
         size += len(piece)
-        if size > WHOLE or reply.complete:
-            break
     exchange.status = reply.status
     if size <= WHOLE:
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(pieces) > 1:
+            body = b"".join(pieces)
         await caller.whole(reply.status, kept(reply.headers) + ours, body)
         exchange.reply = [body] if size <= max_copy else [body[:max_copy]]
         exchange.reply_size = size

@@ -10,7 +10,7 @@ from gateway.exchange import Exchange
 from gateway.feedback import record_id
 from gateway.scrub import DETECTORS, Detector, Scrubber
 from gateway.transcript import Answer, Conversation, read_answer, read_request
-from registry import Message, Sample, Task, unit_digest
+from registry import Message, Outcome, Sample, Task, unit_digest
 
 MOST_NAME = 128
 """Characters of a task's or a model's name."""
@@ -84,4 +84,29 @@ def make_sample(
         scaffold=said.scaffold,
         inclusion=share,
         skipped=said.skipped or answer.skipped,
+    )
+
+
+NOT_OUR_DOING = frozenset({401, 403, 404, 429})
+"""Statuses that say nothing about the prompt that was served."""
+
+
+def make_outcome(exchange: Exchange, identity: str, cost: float) -> Outcome:
+    """The numbers of an exchange that was served a version; ``cost`` in US dollars."""
+    assert exchange.version is not None
+    usage = exchange.usage
+    failed = exchange.status >= 400 and exchange.status not in NOT_OUR_DOING
+    return Outcome(
+        domain=exchange.served_domain,
+        arm=exchange.arm,
+        version=exchange.version,
+        unit=unit_digest(exchange.unit),
+        at=exchange.started,
+        status=exchange.status,
+        error=failed or bool(exchange.ending),
+        latency=exchange.latency,
+        prompt_tokens=usage.prompt_tokens if usage else 0,
+        answer_tokens=usage.answer_tokens if usage else 0,
+        cost=cost,
+        exchange=identity,
     )

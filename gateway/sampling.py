@@ -28,7 +28,7 @@ from gateway.limits import Ledger, exchange_cost
 from gateway.prices import Prices
 from gateway.quotas import HourlyRoom, PerSecond, drawn
 from gateway.retries import MAX_REQUEST, Retries
-from gateway.samples import bad_format, make_sample, read_exchange
+from gateway.samples import bad_format, make_outcome, make_sample, read_exchange
 from gateway.scrub import DETECTORS, Detector
 from gateway.transcript import READABLE, Unreadable
 from registry import (
@@ -40,7 +40,6 @@ from registry import (
     SamplePolicy,
     Snapshot,
     Task,
-    unit_digest,
 )
 
 log = logging.getLogger(__name__)
@@ -60,8 +59,6 @@ OUTCOMES_PER_SECOND = 200
 READS_PER_SECOND = 50
 """Replies a second that are read only to see refusals and broken formats on the arms that are compared."""
 COMPARED_ARMS = frozenset({"canary", "control", "holdback"})
-NOT_OUR_DOING = frozenset({401, 403, 404, 429})
-"""Statuses that say nothing about the prompt that was served."""
 
 Write = Callable[[Sequence[Sample], Sequence[Outcome]], Awaitable[None]]
 
@@ -183,22 +180,7 @@ class Sampler:
         if not rate.take(now):
             self._counts.dropped("outcome_rate")
             return None
-        usage = exchange.usage
-        failed = exchange.status >= 400 and exchange.status not in NOT_OUR_DOING
-        return Outcome(
-            domain=exchange.served_domain,
-            arm=exchange.arm,
-            version=exchange.version,
-            unit=unit_digest(exchange.unit),
-            at=exchange.started,
-            status=exchange.status,
-            error=failed or bool(exchange.ending),
-            latency=exchange.latency,
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            answer_tokens=usage.answer_tokens if usage else 0,
-            cost=exchange_cost(exchange, self._prices) or 0.0,
-            exchange=identity,
-        )
+        return make_outcome(exchange, identity, exchange_cost(exchange, self._prices) or 0.0)
 
     def _has_room(self, exchange: Exchange, domain: str, policy: SamplePolicy, now: float) -> str | None:
         """The task under which the exchange is kept; None when it is not."""

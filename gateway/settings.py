@@ -77,6 +77,9 @@ class House(msgspec.Struct, frozen=True):
     drain: float = 30.0
     eject_after: int = 5
     eject_for: float = 10.0
+    cors: frozenset[bytes] = frozenset()
+    """Web origins whose pages may read replies; ``*`` for all; empty: none, and not a header of it."""
+    log_requests: bool = False
 
 
 def house_of(settings: Settings) -> House:
@@ -104,6 +107,8 @@ def house_of(settings: Settings) -> House:
         drain=gateway.drain,
         eject_after=gateway.eject_after,
         eject_for=gateway.eject_for,
+        cors=frozenset(origin.encode("latin-1", "replace") for origin in gateway.cors),
+        log_requests=gateway.log_requests,
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import httptools
 import msgspec
 
+from gateway.body import Pieces
 from gateway.errors import ConnectFailed, TimeoutPhase, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 
 HIGH_WATER = 256 * 1024
@@ -34,8 +35,8 @@ TICK = 0.05
 """Seconds between two looks of the watch: the precision of every timeout but connect."""
 
 
-Message = bytes | tuple[bytes, bytes]
-"""A request as it is written: one piece, or head and body apart when the body is too long to be copied."""
+Message = bytes | Pieces
+"""A request as it is written: one piece, or several when the body is too long to be copied."""
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -174,6 +175,8 @@ class Connection(asyncio.Protocol):
         """Wait for the reply's head."""
         while not self.status:
             await self._more()
+        if self.failure is not None and not self._chunks:
+            raise self.failure
 
     async def next(self) -> bytes:
         """What has arrived of the body since the last call, as one piece; ``b""`` at its end.
@@ -306,21 +309,19 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return piece
 
-    async def _more(self) -> None:
+    def _more(self) -> asyncio.Future[None]:
+        """To be awaited: something has come, or the reply has failed. Raises the failure when it is known already."""
         if self.failure is not None:
             raise self.failure
         self._waiter = waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-        if self.failure is not None and not self._chunks:
-            raise self.failure
+        return waiter
 
     def _wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():  # else its request was cancelled
+                waiter.set_result(None)
 
     def _fail(self, failure: UpstreamFailed) -> None:
         if self.failure is None:

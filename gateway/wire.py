@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from gateway.body import Decoder, decoder_for
+from gateway.body import Decoder, Pieces, decoder_for
 from gateway.dialects import Speech
 from gateway.errors import UpstreamBroken
 from gateway.exchange import Headers, Wire
@@ -101,13 +101,13 @@ class WireLane:
         self,
         upstream: Upstream,
         speech: Speech,
-        body: bytes,
+        body: Pieces,
         caller_headers: dict[bytes, bytes],
         query: bytes,
         on_quiet: Callable[[], None] | None,
         quiet: float,
     ) -> Reply:
-        """Send ``body``; returns once the reply's head is there. Raises UpstreamFailed."""
+        """Send ``body``, which comes in pieces; returns once the reply's head is there. Raises UpstreamFailed."""
         line = self._lines.get((upstream.name, speech.path))
         if line is None:
             line = self._lines[upstream.name, speech.path] = self._line_to(upstream, speech.wire, speech.path, "POST")
@@ -117,8 +117,9 @@ class WireLane:
         if query or line.query:
             full = b"&".join(filter(None, (line.query, query)))
             head = head.replace(b" HTTP/1.1\r\n", b"?%b HTTP/1.1\r\n" % full, 1)
-        head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, len(body))
-        message = head + body if len(body) <= LARGE else (head, body)
+        length = sum(map(len, body))
+        head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, length)
+        message = b"".join((head, *body)) if length <= LARGE else (head, *body)
         connection = await line.pool.request(message, upstream.timeouts, on_quiet=on_quiet, quiet=quiet)
         for name, value in connection.headers:
             if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):

@@ -187,7 +187,7 @@ class Worker:
         self.keys.load(snapshot)
         self.sampler.load(snapshot)
         self.metrics.load(snapshot)
-        self.pipeline.serving = Serving(snapshot)
+        self.pipeline.serving = Serving(snapshot, self.settings.gateway.cache_breakpoint)
 
     def reload(self, settings: Settings) -> None:
         """New settings for requests that begin from now on; address, workers and storage stay as they were."""
@@ -195,8 +195,9 @@ class Worker:
         self.pipeline.reload(house_of(settings))
         self.pipeline.neighbours.translate = self._lane()
         self._file = bootstrap(settings, self.clock())
-        if self.snapshot is None:
-            self.use(self._file)
+        known = self.snapshot
+        self.use(known or self._file)
+        if known is None:
             self.snapshot = None
         if self._registry is not None and self.number == 0:
             self._tasks.append(asyncio.create_task(self._sync(self._registry), name="sync"))

@@ -256,6 +256,12 @@ class GatewaySettings(Section):
     control_plane: bool = Field(default=True, description="serve `/api`; a gateway without it cannot move a pointer")
     log: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
     log_format: Literal["text", "json"] = Field(default="text", description="form of the log lines")
+    log_requests: bool = Field(default=False, description="one line per request, never with its content")
+    cors: list[str] = Field(default=[], description="web origins whose pages may call the data plane; `*`: all")
+    cache_breakpoint: Positive | None = Field(
+        default=None,
+        description="a prompt of more characters gets Anthropic's `cache_control`, where the request has none",
+    )
     forwarded_allow: str = Field(
         default="127.0.0.1", description="addresses whose `x-forwarded-*` headers are believed"
     )

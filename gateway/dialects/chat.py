@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
-from gateway.body import Body, Edit
+from gateway.body import Body, Edit, mentions
 from gateway.dialects import turns
 from gateway.dialects.base import Speech
 from gateway.errors import BadRequest
@@ -42,7 +42,7 @@ class Chat(Speech):
         if not prompt.alone:
             return []
         # a conversation that uses the developer role must not also get a system one
-        role = b"developer" if b'"developer"' in body.raw else b"system"
+        role = b"developer" if mentions(body.raw, b"developer") else b"system"
         place = body.at["messages"] + 1
         return [(place, place, b'{"role":"%b","content":"%b"},' % (role, prompt.alone))]
 

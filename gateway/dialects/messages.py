@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from gateway.body import Body, Edit
+from gateway.body import Body, Edit, mentions
 from gateway.dialects import turns
 from gateway.dialects.base import Speech
 from gateway.errors import BadRequest
@@ -19,8 +19,6 @@ class Messages(Speech):
     path: ClassVar[str] = "/messages"
     wire: ClassVar[Wire] = "anthropic"
     injects: ClassVar[bool] = True
-    cache_above: int | None = None
-    """Prompts of more characters than this get a cache breakpoint of their own, where the request sets none."""
 
     def read(self, body: Body) -> None:
         if not body.model:
@@ -47,7 +45,7 @@ class Messages(Speech):
         if not prompt.alone:
             return []
         ours = b'"%b"' % prompt.alone
-        if self.cache_above is not None and prompt.size > self.cache_above and b'"cache_control"' not in body.raw:
+        if prompt.breakpoint and not mentions(body.raw, b"cache_control"):
             ours = b'[{"type":"text","text":"%b","cache_control":{"type":"ephemeral"}}]' % prompt.alone
         if kind == 0x6E:
             return [(*body.span("system"), ours)]
