@@ -62,7 +62,7 @@ async def standing(
     began, stage_began = began_at(audit, deployment)
     plan = domain.canary
     stage = stage_of(plan, deployment.share)
-    rate = sum(judged.values()) / max((now_s - began) / HOUR, 1 / 60)
+    rate = sum(judged.values()) / max((now_s - began) / HOUR, 0.5)  # the first minutes tell little
     return Standing(
         stage=stage + 1,
         stages=len(plan.stages),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
 import os
 import re
@@ -10,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import pytest_asyncio
 import yaml
 from axe_playwright_python.async_playwright import Axe
+from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from registry import (
@@ -102,9 +104,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(200):
         try:
-            with urllib.request.urlopen(url, timeout=1):
+            with urllib.request.urlopen(url, timeout=5):
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # also a timeout, and what urllib raises
             if process.poll() is not None:
                 raise AssertionError((process.stderr or sys.stdin).read()) from None
             time.sleep(0.05)
@@ -161,15 +163,18 @@ async def seed(registry: Registry) -> None:
     for number in (1, 2):
         data = {"score": 0.6 + number / 10, "calls": 200 * number, "best": f"Answer with the team's name. {HOSTILE}"}
         await registry.append_run_event(run.id, {"kind": "generation", "message": f"number {number}", "data": data})
+    arm = {"version": 2, "arm": "stable", "exchanges": 24, "errors": 0, "cost_usd": 0.1, "score": [0.75, 0.6, 0.9]}
+    search = {"id": run.id, "state": "done", "outcome": "PASS", "version": 2, "calls": 600, "usd": 1.2, "reason": "yes"}
     facts = {
-        "domain": "support", "since": now - 7 * 86_400, "until": now,
+        "since": now - 7 * 86_400,
+        "until": now,
         "moves": [{"at": now, "kind": "promote", "actor": "ops", "what": "stable 1 to 2", "why": HOSTILE}],
-        "runs": [{"id": run.id, "state": "done", "outcome": "PASS", "effect": 0.06, "version": 2, "calls": 600, "usd": 1.2, "reason": "better"}],
+        "runs": [search],
         "spent": {"calls": 600, "usd": 1.2},
-        "arms": [{"version": 2, "arm": "stable", "exchanges": 24, "errors": 0, "cost_usd": 0.1, "scored": 24, "score": [0.75, 0.6, 0.9]}],
+        "arms": [arm],
         "waiting": [{"version": 3, "kind": "canary", "reason": HOSTILE}],
         "incidents": [{"at": now, "kind": "drift", "why": "scores fell"}],
-    }  # fmt: skip
+    }
     await registry.append_audit("support", "report", "jobs", "1 promotion, 1 search (600 calls).", facts)
     counts = {"triage": {"format": 9, "reasoning": 2}, "reply": {"format": 1}}
     await registry.append_run_event(run.id, {"kind": "failures", "message": "typed", "data": {"counts": counts}})
@@ -407,6 +412,258 @@ async def test_it_works_by_keyboard(house: House, browser: Browser) -> None:
             break
     await page.keyboard.press("Enter")
     await page.get_by_role("heading", name="support").wait_for()
+    await context.close()
+
+
+async def test_a_running_canary_says_when_it_decides(house: House, browser: Browser, tmp_path: Path) -> None:
+    """Harmless data in demo colours: the pictures of the README come from here."""
+    run = await helpdesk(house.registry)
+    context, page = await signed_in(browser, house, viewport={"width": 1280, "height": 1180})
+    shots = Path(os.environ.get("METASPO_SCREENSHOTS") or tmp_path)
+    await page.goto(house.url + "/console/domains/helpdesk", wait_until="networkidle")
+    said = await page.inner_text("section[aria-labelledby=trial]")
+    assert "1 of 4, since" in said
+    assert "24 of 4400 (12 canary, 12 control)" in said
+    assert "not before" in said
+    tests = await page.inner_text("section[aria-labelledby=tests]")
+    assert "hard_failures" in tests
+    assert "quiet" in tests
+    tasks = await page.inner_text("section[aria-labelledby=tasks]")
+    assert "route" in tasks
+    await page.screenshot(path=shots / "domain.png")
+    await page.goto(f"{house.url}/console/runs/{run}", wait_until="networkidle")
+    await page.get_by_text("Better by").first.wait_for()
+    await page.screenshot(path=shots / "run.png")
+    await context.close()
+
+
+async def helpdesk(registry: Registry) -> str:
+    """A domain with a day of scored traffic, a finished search and its version on canary; returns the search's id."""
+    import msgspec
+
+    from registry import Domain, JudgeSpec, Task
+
+    labels = ("billing", "shipping", "technical")
+    tasks = {
+        "route": Task(user_prompt="Which team?\n{question}", judge=JudgeSpec(kind="choice", labels=labels)),
+        "reply": Task(judge=JudgeSpec(kind="rubric", rubric=("Does the answer name a next step?",))),
+    }
+    await registry.put_domain(Domain(name="helpdesk", tasks=tasks, promotion="canary"), actor="ops")
+    texts = (
+        "You are a helpful assistant.",
+        "You are a support assistant. Answer in one short sentence.",
+        "You are a support assistant. Read the whole question. Answer in one short sentence and name the next step.",
+    )
+    run = await registry.create_run("helpdesk", "metaspo", asked_by="schedule", why="weekly")
+    for number, text in enumerate(texts):
+        gate = GATE if number == 2 else None
+        lineage = Lineage(
+            parent=number or None, author="optimizer" if gate else "ops", run=run.id if gate else None, gate=gate,
+            why="better on the holdout" if gate else "written by hand",
+        )  # fmt: skip
+        await registry.add_version("helpdesk", text, lineage=lineage)
+    await registry.promote("helpdesk", 1, actor="ops", why="first version")
+    await registry.promote("helpdesk", 2, actor="ops", why="reads better")
+    moved = await registry.canary("helpdesk", 3, 0.01, actor="jobs", why="passed the gate")
+    now = time.time()
+    samples, outcomes = [], []
+    for i in range(240):
+        arm, version = ("stable", 1 + (i < 160)) if i >= 24 else (("canary", 3) if i % 2 else ("control", 2))
+        good = float(i % 10 < 5 + version)
+        samples.append(
+            Sample(
+                id=f"desk-{i}", domain="helpdesk", task=("route", "reply")[i % 2], at=now - 360 * i, key="app",
+                unit=f"person-{i}", arm=arm, version=version, score=good, score_by="reference", answer="shipping",
+                messages=(Message(role="user", content=f"Where is parcel {i}?"),),
+            )
+        )  # fmt: skip
+        outcomes.append(
+            Outcome(
+                domain="helpdesk", arm=arm, version=version, unit=f"person-{i}", at=now - 360 * i, prompt_tokens=90,
+                answer_tokens=12, cost=0.0004, score=good, experiment=moved.experiment if i < 24 else "",
+            )
+        )  # fmt: skip
+    await registry.record(samples, outcomes)
+    rows = [
+        {"name": "hard_failures", "value": 0.91, "bound": ">= 100", "crossed": False},
+        {"name": "quality_harm", "value": None, "bound": "upper bound < 0", "crossed": False},
+    ]
+    detail = {"action": "hold", "table": rows}
+    await registry.append_audit("helpdesk", "canary-look", "jobs", "Stage 1 of 4: 24 of 100 judged units.", detail)
+    for number, score in enumerate((0.61, 0.66, 0.7, 0.7, 0.74)):
+        data = {"score": score, "calls": {"base": 900 * (number + 1), "optimizer": 12}, "best": texts[min(number, 2)]}
+        await registry.append_run_event(run.id, {"kind": "generation", "message": f"number {number}", "data": data})
+    counts = {"route": {"format": 31, "reasoning": 6}, "reply": {"instruction": 9}}
+    await registry.append_run_event(run.id, {"kind": "failures", "message": "typed", "data": {"counts": counts}})
+    data = {"calls": 4560, "budget": 6000}
+    await registry.append_run_event(run.id, {"kind": "progress", "message": "", "data": data})
+    await registry.update_run(
+        msgspec.structs.replace(
+            run, state="done", started_at=now - 700, ended_at=now, incumbent=2, version=3, gate=GATE, usd=1.84,
+            reason=GATE["reason"], calls={"base": 4500, "optimizer": 60},
+        )
+    )  # fmt: skip
+    return run.id
+
+
+async def test_a_prompt_of_100_kb_with_html(house: House, browser: Browser) -> None:
+    text = "".join(f"<h1 onclick='window.stolen = {i}'>line {i} of {HOSTILE}</h1>\n" for i in range(900))[:100_000]
+    await house.registry.put_domain((await house.registry.get_domain("empty")), actor="test")
+    await house.registry.add_version("empty", "You are brief.", lineage=Lineage(author="ops"))
+    long = await house.registry.add_version("empty", text, lineage=Lineage(author="ops", parent=1))
+    await house.registry.add_version("empty", text.replace("line 7", "row 7"), lineage=Lineage(author="ops", parent=2))
+    context, page = await signed_in(browser, house)
+    for path in (f"/versions/{long.number}", "/versions/3", "/move?action=promote&version=3"):
+        await page.goto(f"{house.url}/console/domains/empty{path}")
+        assert await page.evaluate("window.stolen") is None
+        assert await page.locator("main h1").count() == 1
+    await page.goto(f"{house.url}/console/domains/empty/versions/3")
+    assert await page.locator("pre.prompt").inner_text() == text.replace("line 7", "row 7")
+    assert 0 < await page.locator(".diff ins").count() < 500  # the words that changed, not the whole text
+    assert page.problems == []  # type: ignore[attr-defined]
+    await context.close()
+
+
+async def test_a_domain_deleted_under_an_open_page(house: House, browser: Browser) -> None:
+    from registry import Domain
+
+    await house.registry.put_domain(Domain(name="fleeting"), actor="test")
+    context, page = await signed_in(browser, house)
+    await page.goto(house.url + "/console/domains/fleeting")
+    await house.registry.delete_domain("fleeting", "somebody", "no longer needed")
+    await page.get_by_label("Reason").fill("scores fell")
+    await page.get_by_role("button", name="Optimize now").click()
+    await page.get_by_role("heading", name="Not here").wait_for()
+    assert "may have been deleted" in await page.inner_text("main")
+    for path in ("/domains/fleeting", "/domains/fleeting/move?action=promote&version=1", "/audit?domain=fleeting"):
+        await page.goto(house.url + "/console" + path)
+        await page.get_by_role("heading", name="Not here").wait_for()
+    await context.close()
+
+
+async def test_an_expired_session(house: House, browser: Browser) -> None:
+    class Yesterday(TimestampSigner):
+        def get_timestamp(self) -> int:
+            return int(time.time()) - 24 * 3600
+
+    secret = await house.registry.secret("console")
+    old = URLSafeTimedSerializer(secret, salt="metaspo console session", signer=Yesterday)
+    key = next(k for k in await house.registry.list_keys() if k.name == "ops")
+    context, page = await signed_in(browser, house)
+    await page.goto(house.url + "/console/domains/support/move?action=promote&version=1")
+    cookie = next(c for c in await context.cookies() if c["name"] == "metaspo_session")
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+    assert not cookie["secure"]  # this gateway is not behind TLS
+    await context.add_cookies([{**cookie, "value": str(old.dumps([key.id, "nonce"]))}])  # type: ignore[list-item]
+    await page.get_by_label("Reason, for the audit").fill("too late")
+    await page.get_by_role("button", name="Promote").click()
+    await page.get_by_role("heading", name="Your session has ended").wait_for()
+    assert "Nothing was changed" in await page.inner_text("main")
+    await page.goto(house.url + "/console/approvals")
+    await page.get_by_label("Key").wait_for()
+    await context.close()
+
+
+async def test_the_doors_hold(house: House, browser: Browser) -> None:
+    """A token of another session, a foreign page, a redirect to elsewhere, a viewer with a forged button."""
+    one, page = await signed_in(browser, house)
+    two, _ = await signed_in(browser, house)
+    await page.goto(house.url + "/console/domains/support/move?action=promote&version=1")
+    token = await page.locator("main input[name=csrf]").get_attribute("value") or ""
+    move = {"action": "promote", "version": "1", "why": "stolen"}
+    target = house.url + "/console/domains/support/move"
+    before = (await house.registry.deployment("support")).epoch
+    assert (await two.request.post(target, form={**move, "csrf": token})).status == 403
+    assert (await one.request.post(target, form=move)).status == 403
+    eyes, _ = await signed_in(browser, house, key=VIEWER)
+    html = await (await eyes.request.get(house.url + "/console")).text()
+    own = re.search(r'name="csrf" value="([^"]+)"', html)
+    assert own is not None
+    for path, form in (
+        ("/domains/support/move", move),
+        ("/domains/support/optimize", {"why": "x"}),
+        ("/samples/sample-1/label", {"score": "1"}),
+        ("/keys", {"name": "mine", "role": "operator"}),
+        ("/approvals/approval-1", {"decision": "approved", "why": "x"}),
+    ):
+        answer = await eyes.request.post(house.url + "/console" + path, form={**form, "csrf": own.group(1)})
+        assert answer.status == 403, path
+    assert (await house.registry.deployment("support")).epoch == before
+    headers = (await one.request.get(house.url + "/console")).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    for context in (one, two, eyes):
+        await context.close()
+    for elsewhere in ("https://evil.example/", "//evil.example/", "/console\\@evil.example", "javascript:alert(1)"):
+        answer = sign_in(house.url, elsewhere)
+        assert answer["location"].startswith("/console"), elsewhere
+        assert "evil" not in answer["location"].replace("%5C%40", ""), elsewhere
+
+
+def sign_in(url: str, next: str = "/console", **headers: str) -> Any:
+    """The headers that answer a sign-in."""
+    from urllib.parse import urlencode, urlsplit
+
+    place = urlsplit(url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10)
+    form = {"content-type": "application/x-www-form-urlencoded", **headers}
+    connection.request("POST", "/console/sign-in", urlencode({"key": OPERATOR, "next": next}), form)
+    answer = connection.getresponse()
+    assert answer.status == 303
+    connection.close()
+    return answer.headers
+
+
+async def test_the_cookie_is_secure_behind_tls(house: House, gateway: tuple[str, Path, EmbeddedRedis]) -> None:
+    """``x-forwarded-proto`` is believed from ``gateway.forwarded_allow`` only."""
+    https = {"x-forwarded-proto": "https"}
+    assert "Secure" in sign_in(house.url, **https)["set-cookie"]
+    assert "Secure" not in sign_in(house.url)["set-cookie"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metaspo", "--config", str(gateway[1]), "gateway", "serve"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "METASPO_LISTEN": f"127.0.0.1:{port}", "METASPO_GATEWAY_FORWARDED_ALLOW": "192.0.2.1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        _wait(f"http://127.0.0.1:{port}/readyz", process)
+        assert "Secure" not in sign_in(f"http://127.0.0.1:{port}", **https)["set-cookie"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+async def test_five_hundred_domains(house: House, browser: Browser) -> None:
+    from registry import Domain
+
+    names = [f"team-{i:03}" for i in range(500)]
+    for start in range(0, 500, 50):
+        await asyncio.gather(
+            *(house.registry.put_domain(Domain(name=n), actor="test") for n in names[start : start + 50])
+        )
+    context, page = await signed_in(browser, house, viewport={"width": 400, "height": 800})
+    known = len(await house.registry.list_domains())
+    assert f"{known} domains" in await page.inner_text("main")
+    assert await page.locator("tbody tr").count() == 50
+    seconds = {}
+    for path in ("", "?page=11", "/jobs", "/audit", "/keys", "/approvals", "/health"):
+        began = time.perf_counter()
+        await page.goto(house.url + "/console" + path)
+        seconds[path] = round(time.perf_counter() - began, 2)
+        assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+    print("seconds to load with 500 domains:", seconds)
+    await page.goto(house.url + "/console")
+    await page.get_by_label("Name contains").fill("TEAM-49")
+    await page.keyboard.press("Enter")
+    await page.get_by_text("10 domains").wait_for()
+    await page.get_by_role("link", name="team-499").click()
+    await page.get_by_role("heading", name="team-499").wait_for()
+    assert page.problems == []  # type: ignore[attr-defined]
     await context.close()
 
 
