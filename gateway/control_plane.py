@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.api.assembly import create_api
 from gateway.api.control import Control, Readiness
@@ -29,4 +31,6 @@ def control_plane(worker: Worker) -> Asgi:
         metrics_key=worker.settings.gateway.metrics_key,
     )
     gateway = worker.settings.gateway
-    return create_api(control, control_plane=gateway.control_plane, console=gateway.console)
+    api = create_api(control, control_plane=gateway.control_plane, console=gateway.console)
+    # behind TLS the console's cookie is Secure; who says so is believed only from the addresses named in the settings
+    return cast("Asgi", ProxyHeadersMiddleware(cast("Any", api), trusted_hosts=gateway.forwarded_allow))
