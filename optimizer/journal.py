@@ -91,6 +91,16 @@ class Journal:
         with self._translated("read"):
             return int(self._db.execute("select coalesce(max(seq), 0) from calls").fetchone()[0])
 
+    def totals(self) -> dict[str, tuple[int, int, int]]:
+        """By role: replies stored, their tokens in and out."""
+        query = (
+            "select role, count(*), sum(json_extract(cast(reply as text), '$.tokens_in')), "
+            "sum(json_extract(cast(reply as text), '$.tokens_out')) from calls group by role"
+        )
+        with self._translated("read"):
+            rows = self._db.execute(query).fetchall()
+        return {role: (calls, tokens_in or 0, tokens_out or 0) for role, calls, tokens_in, tokens_out in rows}
+
     # --- notes: small named values -----------------------------------------------------------------------------------
 
     def note(self, name: str) -> Any:

@@ -101,6 +101,7 @@ def estimate(
     file: Path, calls_per_second: float | None, optimizer_seconds: float, as_json: bool, **changes: Any
 ) -> None:
     """Say how many calls FILE takes at most, cell by cell, and how long at a pace. Calls no model."""
+    from optimizer.paper.estimate import usd_of
     from optimizer.paper.page import estimate_page
     from optimizer.paper.protocol import cells_of
     from optimizer.paper.run import Run
@@ -108,12 +109,14 @@ def estimate(
     run = Run(_protocol(file, changes), clock=time.time, say=lambda line: click.echo(line, err=True))
     run.load_tasks()
     rows = [(cell, run.estimate(cell)) for cell in cells_of(run.protocol)]
+    usd = usd_of(run.protocol, [found for _, found in rows], run.tasks)
     pace = (calls_per_second, optimizer_seconds) if calls_per_second else None
     if as_json:
         cells = [{"cell": cell.title, **msgspec.to_builtins(found), "calls": found.calls} for cell, found in rows]
-        click.echo(json_text({"cells": cells, "calls": sum(found.calls for _, found in rows)}))
+        money = msgspec.to_builtins(usd) if usd else None
+        click.echo(json_text({"cells": cells, "calls": sum(found.calls for _, found in rows), "usd": money}))
     else:
-        click.echo(estimate_page(rows, pace))
+        click.echo(estimate_page(rows, pace, usd))
 
 
 @paper.command()

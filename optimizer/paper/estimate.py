@@ -6,16 +6,22 @@ their budget. Hours need a pace: the run's own when it has begun, else one that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from optimizer.estimate import estimate
+from optimizer.estimate import Range, estimate
+from optimizer.models import price_of
 from optimizer.paper.finding import search_spec
 from optimizer.paper.measure import pairs_of
 from optimizer.paper.methods import FAITHFUL, searches
 from optimizer.paper.protocol import Cell, Protocol, sources_of, unseen_of
+from optimizer.racing import CHARACTERS_PER_TOKEN
 from optimizer.records import Record, SearchTask
+
+_SHORT_ANSWER, _PROMPT_TOKENS = 16, 400
+_OPTIMIZER_TOKENS = ((600, 150), (3000, 900))
+"""Tokens in and out of one call that writes a prompt: short and long."""
 
 
 class CellEstimate(Record, frozen=True, kw_only=True):
@@ -51,6 +57,26 @@ def estimate_cell(protocol: Protocol, cell: Cell, tasks: Mapping[str, SearchTask
     if not cell.base:
         base, optimizer = _search(protocol, cell, sources[: cell.sources or None])
     return CellEstimate(search_base=base, search_optimizer=optimizer, measuring=measured)
+
+
+def usd_of(protocol: Protocol, estimates: Sequence[CellEstimate], tasks: Mapping[str, SearchTask]) -> Range | None:
+    """What the calls cost, from the mean length of a question: short answers at the low end, the longest that the base
+    model may give at the high end. None where a price is not known. A judge's calls are not in it."""
+    base, optimizer = protocol.models.base, protocol.models.optimizer
+    prices = [price_of(model) for model in (base, optimizer) if model is not None]
+    if not all(price.known for price in prices):
+        return None
+    lengths = [len(task.user_prompt) + len(example.question) for task in tasks.values() for example in task.holdout]
+    question = sum(lengths) / max(1, len(lengths)) / CHARACTERS_PER_TOKEN
+    calls = sum(found.search_base + found.measuring for found in estimates)
+    longest = base.max_tokens or 512
+    low = prices[0].of(calls * question, calls * min(_SHORT_ANSWER, longest))
+    high = prices[0].of(calls * (question + _PROMPT_TOKENS), calls * longest)
+    if optimizer is not None:
+        writes = sum(found.search_optimizer for found in estimates)
+        low += prices[1].of(writes * _OPTIMIZER_TOKENS[0][0], writes * _OPTIMIZER_TOKENS[0][1])
+        high += prices[1].of(writes * _OPTIMIZER_TOKENS[1][0], writes * _OPTIMIZER_TOKENS[1][1])
+    return Range(low=round(low, 2), high=round(high, 2))
 
 
 def _search(protocol: Protocol, cell: Cell, sources: list[SearchTask]) -> tuple[int, int]:

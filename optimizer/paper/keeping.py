@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from msgspec.structs import replace
@@ -13,12 +14,13 @@ from msgspec.structs import replace
 from optimizer.baselines import PROMPTS
 from optimizer.errors import DataError
 from optimizer.journal import Journal
+from optimizer.models import price_of
 from optimizer.paper.finding import Outcome
 from optimizer.paper.measure import journal_spec
 from optimizer.paper.protocol import GLOBAL, Cell, Protocol, sources_of, unseen_of
 from optimizer.paper.raw import FoundPrompt, RawRow, earlier_rows, read_prompts, write_lines
 from optimizer.paper.user_prompts import UserPrompts
-from optimizer.records import Record, SearchTask
+from optimizer.records import ModelRole, Record, SearchTask
 from optimizer.runs import fingerprint
 
 
@@ -32,11 +34,20 @@ class CellResult(Record, frozen=True, kw_only=True):
     fresh_calls: int = 0
 
 
+class Spent(Record, frozen=True, kw_only=True):
+    """What one role was paid for. ``usd`` is None where nobody told the model's price."""
+
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    usd: float | None
+
+
 class Ledger(Record, frozen=True, kw_only=True):
     """What the run made in fact: ``ledger.json`` beside the raw results.
 
-    ``calls`` are all that were paid for, those of unfinished cells included; ``estimated_calls`` is the most that was
-    foreseen for the finished cells; ``left_out`` says why a cell has no rows.
+    ``calls`` and ``roles`` count all that was ever paid for in this home, unfinished cells included;
+    ``estimated_calls`` is the most that was foreseen for the finished cells; ``left_out`` says why a cell has no rows.
     """
 
     cells: int = 0
@@ -44,6 +55,7 @@ class Ledger(Record, frozen=True, kw_only=True):
     calls: int = 0
     estimated_calls: int = 0
     seconds: float = 0.0
+    roles: dict[str, Spent] = {}  # noqa: RUF012 -- msgspec copies it
     left_out: dict[str, str] = {}  # noqa: RUF012 -- msgspec copies it
 
 
@@ -82,8 +94,9 @@ def read_cell(path: Path) -> CellResult | None:
         raise DataError(f"{path} is damaged ({error}): remove it, its calls are still in the journals.") from error
 
 
-def publish(home: Path, done: Mapping[Cell, CellResult], *, cells: int, estimated: int) -> None:
+def publish(protocol: Protocol, done: Mapping[Cell, CellResult], *, cells: int, estimated: int) -> None:
     """Write raw results, prompts and ledger. Rows of earlier runs in this home stay, unless these are newer."""
+    home = protocol.home
     rows = {row.key: row for row in earlier_rows(home / "raw.jsonl")}
     rows.update((row.key, row) for found in done.values() for row in found.rows)
     write_lines(home / "raw.jsonl", rows.values())
@@ -102,10 +115,12 @@ def publish(home: Path, done: Mapping[Cell, CellResult], *, cells: int, estimate
         if not found.left_out and cell.method != "constant"
     }
     write_lines(home / "prompts.jsonl", prompts.values())
+    roles = _spent(protocol)
     ledger = Ledger(
         cells=cells,
         finished=len(done),
-        calls=_paid(home),
+        calls=sum(spent.calls for spent in roles.values()),
+        roles=roles,
         estimated_calls=estimated,
         seconds=round(sum(found.seconds for found in done.values()), 1),
         left_out={cell.title: found.left_out for cell, found in done.items() if found.left_out},
@@ -118,11 +133,19 @@ def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _paid(home: Path) -> int:
-    """Calls ever paid for in this home, interrupted sessions included: what the journals hold."""
-    total = 0
-    for path in sorted(home.rglob("*.journal")):
+def _spent(protocol: Protocol) -> dict[str, Spent]:
+    """By role, what the journals hold. Other base models are counted at the price of the base model."""
+    totals: dict[str, tuple[int, int, int]] = {}
+    for path in sorted(protocol.home.rglob("*.journal")):
         journal = Journal(path)
-        total += journal.count()
+        for role, found in journal.totals().items():
+            calls, tokens_in, tokens_out = totals.get(role, (0, 0, 0))
+            totals[role] = (calls + found[0], tokens_in + found[1], tokens_out + found[2])
         journal.close()
-    return total
+    spent = {}
+    for role, (calls, tokens_in, tokens_out) in totals.items():
+        model = protocol.models.role(cast(ModelRole, role))
+        price = price_of(model) if model else None
+        usd = round(price.of(tokens_in, tokens_out), 4) if price and price.known else None
+        spent[role] = Spent(calls=calls, tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
+    return spent

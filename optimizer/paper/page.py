@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from optimizer.estimate import Range
 from optimizer.paper.beside import as_published as quirky_tables
 from optimizer.paper.beside import beside_published
 from optimizer.paper.estimate import CellEstimate
@@ -98,8 +99,10 @@ def prompts_page(prompts: Sequence[FoundPrompt], rows: Sequence[RawRow]) -> str:
     return "\n".join(lines)
 
 
-def estimate_page(rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, float] | None) -> str:
-    """The most calls of every cell, and hours at ``pace`` (base calls per second, seconds per optimizer call)."""
+def estimate_page(
+    rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, float] | None, usd: Range | None
+) -> str:
+    """The most calls of every cell, USD, and hours at ``pace`` (base calls per second, seconds per optimizer call)."""
     head = f"{'cell':56} {'search':>9} {'optimizer':>9} {'measuring':>9}" + (f" {'hours':>7}" if pace else "")
     lines = [head]
     for cell, found in rows:
@@ -108,6 +111,7 @@ def estimate_page(rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, 
     total = f"{sum(found.calls for _, found in rows):,} calls at most"
     if pace:
         total += f", {sum(found.seconds(*pace) for _, found in rows) / 3600:.1f} hours at this pace"
+    total += f", {usd.low:.2f} to {usd.high:.2f} USD" if usd else ", price unknown (give price_in and price_out)"
     return "\n".join([*lines, "", f"{total}. Requests that repeat (fixed prompts of further seeds) cost nothing."])
 
 

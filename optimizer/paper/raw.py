@@ -69,6 +69,8 @@ class RawRow(Record, frozen=True, kw_only=True):
     prompt_sha256: str = ""
     user_prompts_sha256: str = ""
     reason: str = ""
+    sizes: str = ""
+    """The published loop's letters, where the method is one."""
     protocol: str = ""
 
     @property

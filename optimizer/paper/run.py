@@ -17,6 +17,7 @@ from optimizer.paper.estimate import CellEstimate, estimate_cell
 from optimizer.paper.finding import Outcome, adaptation_spec, followed, found_prompt, saturated
 from optimizer.paper.keeping import CellResult, cell_file, publish, read_cell, sha256_of
 from optimizer.paper.measure import Backends, Measured, constant_answer, journal_spec, measure
+from optimizer.paper.methods import PUBLISHED_LOOPS
 from optimizer.paper.protocol import GLOBAL, Cell, Protocol, cells_of, sources_of, unseen_of
 from optimizer.paper.raw import RawRow, Step, write_lines
 from optimizer.paper.rows import Fetch, load
@@ -236,6 +237,7 @@ class Run:
             prompt_sha256=sha256_of(outcome.prompt) if cell.method != "constant" else "",
             user_prompts_sha256=sha256_of("\0".join(user_prompts)),
             reason=outcome.reason,
+            sizes=_sizes(protocol) if cell.method in PUBLISHED_LOOPS or cell.adapted else "",
             protocol=protocol.label,
         )
 
@@ -263,7 +265,13 @@ class Run:
     def _publish(self, cells: list[Cell], estimates: dict[Cell, CellEstimate]) -> None:
         """Raw results, prompts and ledger as they are now: partial tables can be made at any time."""
         done = {cell: found for cell in cells if (found := self.result(cell)) is not None}
-        publish(self.protocol.home, done, cells=len(cells), estimated=sum(estimates[cell].calls for cell in done))
+        publish(self.protocol, done, cells=len(cells), estimated=sum(estimates[cell].calls for cell in done))
+
+
+def _sizes(protocol: Protocol) -> str:
+    """The published letters of the loop: a row of reduced sizes is named as that."""
+    s = protocol.sizes
+    return f"N={s.iterations} m={s.user_candidates} k={s.user_keep} C={s.system_candidates} n={s.train_size}"
 
 
 def _told(done: CellResult) -> str:

@@ -269,12 +269,14 @@ def _methods(rows: Sequence[RawRow]) -> list[tuple[str, list[RawRow]]]:
     groups: dict[tuple[str, str], list[RawRow]] = defaultdict(list)
     for row in rows:
         groups[row.method, row.scope].append(row)
-    return [(label_of(*key), groups[key]) for key in sorted(groups, key=lambda key: order_of(*key))]
+    return [
+        (label_of(*key, groups[key][0].sizes), groups[key]) for key in sorted(groups, key=lambda key: order_of(*key))
+    ]
 
 
-def label_of(method: str, scope: str) -> str:
-    """A method's name in a table."""
-    return TITLES.get(method, method) + (", global" if scope == "global" else "")
+def label_of(method: str, scope: str, sizes: str = "") -> str:
+    """A method's name in a table, with the sizes of a published loop."""
+    return TITLES.get(method, method) + (", global" if scope == "global" else "") + (f", {sizes}" if sizes else "")
 
 
 def _unique(names: Iterable[str]) -> list[str]:

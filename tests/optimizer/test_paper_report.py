@@ -186,7 +186,10 @@ def test_the_commands_from_init_to_report(tmp_path: Path, monkeypatch: pytest.Mo
     path = write_world(tmp_path / "world")
     change(path, methods=["constant"])  # the one method that needs no model
     told = run("estimate", str(path), "--method", "default", "--method", FAITHFUL_NAME, "--calls-per-second", "2")
-    assert "colours, default, seed 1" in told.output and "hours at this pace" in told.output
+    assert "colours, default, seed 1" in told.output and "hours at this pace, price unknown" in told.output
+    priced = {"base": {"model": "b", "price_in": 1, "price_out": 2}}
+    change(path, models=priced)
+    assert json.loads(run("estimate", str(path), "--method", "default", "--json").stdout)["usd"]["high"] > 0
     done = run(str(path), "--seed", "1")
     assert done.exit_code == 0 and "Constant answer" in done.output
     raw = tmp_path / "world" / "home" / "raw.jsonl"

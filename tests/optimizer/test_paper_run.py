@@ -70,6 +70,8 @@ async def test_every_row_of_the_tables(tmp_path: Path) -> None:
     assert prompts[faithful.prompt_sha256].startswith("Rule")
     ledger = json.loads((raw.parent / "ledger.json").read_text())
     assert ledger["calls"] == asked(models, "base") + asked(models, "optimizer") <= ledger["estimated_calls"]
+    assert ledger["roles"]["base"]["calls"] == asked(models, "base") and ledger["roles"]["base"]["tokens_in"] > 0
+    assert faithful.sizes == "N=1 m=1 k=1 C=2 n=8" and not default.sizes
     assert said[-1].endswith("nothing is left")
 
 
