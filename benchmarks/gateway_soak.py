@@ -5,7 +5,7 @@
 Starts a registry, an upstream and the gateway as processes of their own, finds out how many exchanges a second this
 load reaches, and then sends half as many. Every request carries a number of its own. The upstream's answer repeats the
 number and a digest of the system prompt that it got, so that each reply is checked for whose it is and what was
-injected. Every half minute another version is promoted. The kinds of exchange, drawn at random:
+injected. Every quarter of a minute another version is promoted. The kinds of exchange, drawn at random:
 
     whole       a reply in one piece                     stream      30 events, 5 ms apart
     long        a body of 100 KB                         leave       a stream whose caller hangs up in the middle
@@ -43,7 +43,7 @@ KEY = "sk-soak"
 KINDS = {"whole": 50, "stream": 25, "long": 10, "leave": 7, "cut": 4, "error": 4}
 EVENTS = 30
 MEMORY_EVERY = 10.0
-PROMOTE_EVERY = 30.0
+PROMOTE_EVERY = 15.0
 MOST = 400
 """Exchanges at one time; what is due beyond them waits, and is counted."""
 
@@ -236,7 +236,7 @@ async def watch_memory(pid: int, curve: list[tuple[float, float]]) -> None:
 
 
 async def move_pointers(redis_url: str, texts: dict[int, str]) -> None:
-    """Promote another version every half minute: replies say which one served them, and are checked for its text."""
+    """Promote another version every quarter of a minute: replies say which one served them, and are checked for its text."""
     from registry import Lineage, Registry
 
     registry = await Registry.connect(redis_url)
@@ -244,7 +244,7 @@ async def move_pointers(redis_url: str, texts: dict[int, str]) -> None:
         for round_ in range(1_000_000):
             await asyncio.sleep(PROMOTE_EVERY)
             text = f"You are careful, in round {round_ % 5}. " * 8
-            version = await registry.add_version("soak", text, lineage=Lineage(method="soak"))
+            version = await registry.add_version("soak", text, lineage=Lineage(author="soak"))
             texts[version.number] = text
             await registry.promote("soak", version.number, actor="soak", why="the next round")
     finally:
