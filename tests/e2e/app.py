@@ -75,7 +75,7 @@ class App:
             return await answer.json()
 
 
-async def until(what: str, condition: Callable[[], Awaitable[Any]], house: House, seconds: float = 45) -> Any:
+async def until(what: str, condition: Callable[[], Awaitable[Any]], house: House, seconds: float = 120) -> Any:
     """Poll until the condition holds, through an outage of Redis."""
     try:
         async with asyncio.timeout(seconds):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,8 @@ def _config(upstream: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.timeout(240)
-async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(
-    tmp_path: Path, free_port: int, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.timeout(600)  # half a minute of work; a crowded machine may give it little of its time
+async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(tmp_path: Path, free_port: int) -> None:
     async with (
         StubModel() as model,
         House(tmp_path, _config(model.url), free_port) as house,
@@ -155,7 +152,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(
         moved = next(e.at for e in await registry.history("shop", limit=20) if e.kind == "abort")
         assert any(v == str(added) for _, v in app.served) and app.served[-1][0] > moved
         late = max(sent for sent, version in app.served if version == str(added)) - moved
-        record_property("seconds from the rollback to the last harmful answer of any worker", round(late, 3))
+        print(f"seconds from the rollback to the last harmful answer of any gateway worker: {late:.3f}")
         assert late < 5, "both gateway workers have followed"
         app.versions.clear()
         await app.talk(40)
@@ -169,7 +166,7 @@ async def test_from_live_traffic_to_a_promoted_prompt_and_back_when_it_harms(
         assert moves[:2] == ["promote", "canary"] and moves[-2:] == ["canary", "abort"]
         assert moves.count("promote") == 2 and "holdback" in moves
         told = {e.kind: e for e in history}
-        assert told["block"].actor == "jobs" and "Quality fell" in told["block"].why
+        assert told["block"].actor == "jobs" and told["block"].why.startswith(("Quality fell", "Hard failures"))
         assert next(e for e in history if e.kind == "canary").actor == "ops"
 
 
