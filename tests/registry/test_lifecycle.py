@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,7 @@ _wishes = st.one_of(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(_wishes, max_size=30))
 def test_whatever_is_wished_the_pointers_stay_consistent(wishes: list[tuple[str, int, float]]) -> None:
     now = EMPTY

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -157,6 +158,7 @@ def test_a_missing_file_and_a_folder_are_sentences(tmp_path: Path) -> None:
             load_settings(path, {})
 
 
+@hypothesis.settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),

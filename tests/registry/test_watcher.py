@@ -221,9 +221,10 @@ async def test_another_kind_of_value_hides_nobody_else(registry: Registry, start
     for key in (keys.live("bad"), keys.versions("good"), keys.keyring):
         await redis.command("DEL", key)
         await redis.command("SET", key, "soup")
-    epoch = int(await redis.command("INCR", keys.epoch))
+    epoch = int(await redis.command("GET", keys.epoch)) + 1
     for name in ("bad", "*"):
         await redis.command("ZADD", keys.changes, epoch, name)
+    await redis.command("INCR", keys.epoch)
     await one.until(lambda s: s.epoch == epoch)
     assert one.current.domains == before and set(one.current.keys) == {record.hash}
     assert one.watcher.refused == {"domain": 1, "key": 1}
@@ -241,8 +242,8 @@ async def test_another_kind_of_value_hides_nobody_else(registry: Registry, start
         await one.watcher.check()
     with pytest.raises(Corrupt, match="epoch"):
         await registry.snapshot()
-    await redis.command("SET", keys.epoch, epoch + 1)
     await redis.command("ZADD", keys.changes, epoch + 1, "good")
+    await redis.command("SET", keys.epoch, epoch + 1)
     await one.until(lambda s: s.epoch == epoch + 1)
 
 
@@ -258,11 +259,13 @@ async def test_unsigned_versions_are_served_only_without_a_key(
 async def test_an_emptied_server_is_no_order_to_stop_serving(registry: Registry, start: Callable) -> None:
     await domain_with_versions(registry)
     one = await start(registry.connection.url)
-    for key in await registry.connection.scan(f"{registry.connection.keys.prefix}:*"):
+    keys = registry.connection.keys
+    first = [keys.domains.encode(), keys.epoch.encode()]  # as if all went at once: a check may fall between two
+    for key in [*first, *await registry.connection.scan(f"{keys.prefix}:*")]:
         await registry.connection.command("DEL", key)
     await one.watcher.check()
     assert set(one.current.domains) == {"support"}
-    assert one.watcher.refused["registry"] == 1
+    assert one.watcher.refused["registry"] >= 1
 
 
 async def test_it_serves_from_the_file_while_redis_is_away_and_goes_on_when_it_is_back(
