@@ -2,6 +2,7 @@
 
     python benchmarks/optimizer_search.py worlds --worlds 60        # same gain for a quarter of the calls?
     python benchmarks/optimizer_search.py null --worlds 200         # phantom gain where no prompt matters
+    python benchmarks/optimizer_search.py told --out FILE ...       # the summary of the runs in these files, no new one
 
 Every run is one line in ``--out`` and is not made again; the summary is printed as JSON. Worlds prove code, not
 merit: how good a search looks in them is set by the analyser's quality q, so the sweep over q is printed, and so is the
@@ -45,14 +46,16 @@ METHODS = ("metaspo", "faithful", "components")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("worlds", "null"))
+    parser.add_argument("part", choices=("worlds", "null", "told"))
     parser.add_argument("--worlds", type=int, default=60, help="how many worlds of each kind")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="which methods")
     parser.add_argument("--kinds", nargs="*", default=list(WORLDS), help="which kinds of world")
-    parser.add_argument("--out", type=Path, default=Path("optimizer_search.jsonl"))
+    parser.add_argument("--out", type=Path, nargs="+", default=[Path("optimizer_search.jsonl")])
     chosen = parser.parse_args()
-    done = Done(chosen.out)
-    if chosen.part == "worlds":
+    done = Done(chosen.out[0])
+    if chosen.part == "told":
+        summary = told(chosen.out)
+    elif chosen.part == "worlds":
         summary = worlds(done, chosen.kinds, chosen.methods, chosen.worlds)
     else:
         summary = null(done, [method for method in chosen.methods if method != "components"], chosen.worlds)
@@ -94,12 +97,37 @@ def worlds(done: Done, kinds: list[str], methods: list[str], count: int) -> dict
             ]
             for method in methods
         }
-        summary[kind] = {method: _gains(some) for method, some in rows.items()}
-        if {"metaspo", "faithful"} <= rows.keys():
-            pairs = list(zip(rows["metaspo"], rows["faithful"], strict=True))
-            for where in ("source", "unseen"):
-                loss = [100 * (b[where] - a[where]) for a, b in pairs]
-                summary[kind][f"loss_on_{where}_points"] = _mean(loss)
+        summary[kind] = _of_kind({method: dict(enumerate(some)) for method, some in rows.items()})
+    return summary
+
+
+def _of_kind(rows: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Runs in one kind of world, by method and seed. What the default search loses is paired over common seeds."""
+    summary: dict[str, Any] = {method: _gains(list(some.values())) for method, some in rows.items()}
+    both = sorted(rows.get("metaspo", {}).keys() & rows.get("faithful", {}).keys())
+    if both:
+        summary["paired_worlds"] = len(both)
+        for where in ("source", "unseen"):
+            loss = [100 * (rows["faithful"][seed][where] - rows["metaspo"][seed][where]) for seed in both]
+            summary[f"loss_on_{where}_points"] = _mean(loss)
+    return summary
+
+
+def told(files: list[Path]) -> dict[str, Any]:
+    """The summary of all runs in ``files``, however far each kind has come."""
+    rows = {key: row for file in files for key, row in Done(file).rows.items()}
+    kinds: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    for key, row in rows.items():
+        part, *kind, method, seed = key.split("|")
+        kinds.setdefault(kind[0] if part == "world" else "no prompt matters", {}).setdefault(method, {})[int(seed)] = (
+            row
+        )
+    null_runs = kinds.pop("no prompt matters", {})
+    summary = {kind: _of_kind(kinds[kind]) for kind in WORLDS if kind in kinds}
+    if null_runs:
+        summary["no prompt matters"] = {
+            method: _phantom(method, list(some.values())) for method, some in null_runs.items()
+        }
     return summary
 
 
@@ -190,16 +218,20 @@ def null(done: Done, methods: list[str], count: int) -> dict[str, Any]:
             done.get(f"null|{method}|{seed}", lambda m=method, s=seed: in_world(kind, s, m))
             for seed in range(1, count + 1)
         ]
-        reported = [100 * (row["train_effect"] if method == "faithful" else row["effect"]) for row in rows]
-        summary[method] = {
-            "worlds": count,
-            "reported_gain_points": _mean(reported),
-            "reported_a_gain": sum(gain > 0 for gain in reported),
-            "passed_the_gate": sum(row["gate"] == "PASS" for row in rows),
-            "no_headroom": sum("No headroom" in row["reason"] for row in rows),
-            "training_calls": round(statistics.mean(row["training_paid"] for row in rows)),
-        }
+        summary[method] = _phantom(method, rows)
     return summary
+
+
+def _phantom(method: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    reported = [100 * (row["train_effect"] if method == "faithful" else row["effect"]) for row in rows]
+    return {
+        "worlds": len(rows),
+        "reported_gain_points": _mean(reported),
+        "reported_a_gain": sum(gain > 0 for gain in reported),
+        "passed_the_gate": sum(row["gate"] == "PASS" for row in rows),
+        "no_headroom": sum("No headroom" in row["reason"] for row in rows),
+        "training_calls": round(statistics.mean(row["training_paid"] for row in rows)),
+    }
 
 
 if __name__ == "__main__":

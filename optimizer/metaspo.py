@@ -46,6 +46,8 @@ from optimizer.waves import together
 CANDIDATE_NAME = "g{generation}.{number}"
 WINDOWS = 3
 """How far the reflect window is widened while nothing fails, in windows."""
+PROBE = 160
+"""Fresh cells on which the best must lead the incumbent before a search without visible headroom goes on."""
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Search:
     """Scores of every race's entrants on its first block: the evidence for or against headroom."""
     lead: Difference = NO_DIFFERENCE
     """How far the best is ahead of the incumbent, step by step from one best to the next."""
+    headroom: bool = False
+    """The best was ahead on fresh cells: prompts matter here, and nobody asks again."""
     helped: list[tuple[float, str]] = field(default_factory=list)
     """Changes of the last race that scored above their parent, with the gain."""
 
@@ -106,7 +110,8 @@ async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, 
             proposals = await _proposals(search, parents, number)
             outcome = await _race(search, proposals, number)
             _learn(search, proposals, outcome, number)
-            if no_headroom := preflight.no_headroom(search.tables, search.lead):
+            no_headroom = "" if search.headroom else preflight.no_headroom(search.tables, search.lead)
+            if no_headroom and not await _ahead_after_all(search, number):
                 reason = no_headroom  # the holdout is paid for anyway and has the last word on the best so far
                 break
         else:
@@ -292,6 +297,26 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
     search.evaluation.event(
         "generation", text, generation=number, score=score, best=best, calls=search.evaluation.ledger.calls
     )
+
+
+async def _ahead_after_all(search: Search, number: int) -> bool:
+    """Whether the best leads the incumbent by more than its standard error on fresh cells, those of the next race: the
+    lead that it has was the largest of many and says little."""
+    best, incumbent = search.archive.best, search.incumbent
+    start = number * max(rung.cells for rung in search.plan.rungs)
+    cells = course(search.spec.sources, search.user_prompts.racing(), start=start, seed=search.spec.seed, length=PROBE)
+    known = search.board.scores.get(best, {}).keys() | search.board.scores.get(incumbent, {}).keys()
+    fresh = [cell for cell in cells if cell.key not in known]
+    left = search.evaluation.calls_left
+    if best == incumbent or len(fresh) < PROBE // 2 or (left is not None and left < 4 * PROBE):
+        return False
+    for prompt in (incumbent, best):
+        search.board.put(prompt, fresh, await search.respond(prompt, fresh))
+    lead = search.board.compare(best, incumbent, fresh)
+    search.headroom = lead.mean > lead.se
+    text = f"headroom: on {len(fresh)} fresh cells the best is {lead.mean:+.3f} from the incumbent (se {lead.se:.3f})"
+    search.evaluation.event("headroom", text, generation=number, ahead=search.headroom)
+    return search.headroom
 
 
 def _better(search: Search, challenger: str, best: str) -> bool:

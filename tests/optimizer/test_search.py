@@ -109,6 +109,21 @@ async def test_no_headroom_ends_the_run_with_its_reason(tmp_path: Path) -> None:
 # --- what it does not spend ------------------------------------------------------------------------------------------
 
 
+async def test_a_lead_on_fresh_examples_outweighs_a_headroom_check_that_saw_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.preflight.no_headroom", lambda *_: "No headroom: nothing was seen.")
+    told = []
+    backend = WorldBackend(World(INFORMATIVE))
+    spec = world_spec(tmp_path / "a", INFORMATIVE, 4000)
+    found = await search(spec, clock=time.time, on_event=told.append, backends={"base": backend, "optimizer": backend})
+    asked = [event for event in told if event.kind == "headroom"]
+    assert [event.data["ahead"] for event in asked] == [True]
+    assert "No headroom" not in found.reason
+    ended = await in_world(tmp_path / "b", WorldSettings(seed=5, tasks=3, unseen=1, null=True), 4000)
+    assert "No headroom" in ended.reason
+
+
 async def test_an_all_correct_baseline_costs_no_optimizer_call(tmp_path: Path) -> None:
     base, optimizer = Scripted(right_answer, "base"), Scripted(_writes_numbered_prompts(), "optimizer")
     spec = spec_of(tmp_path, (task(), task("t1")), budget=Budget(calls=1000))
