@@ -134,3 +134,55 @@ def test_curl(gateway: tuple[str, list[dict[str, Any]]]) -> None:
 def test_node(gateway: tuple[str, list[dict[str, Any]]], name: str) -> None:
     said = run(["node", str(EXAMPLES / "node" / f"{name}.mjs")], gateway[0])
     assert said.count(SENTENCE) == 2
+
+
+def test_prompts_are_checked_and_imported_in_ci(tmp_path: Path) -> None:
+    """The steps of the workflow, as they stand: a broken file stops the pull request, a merge makes versions once."""
+    from registry import EmbeddedRedis
+
+    workflow = yaml.safe_load((EXAMPLES / "ci" / "prompts.yml").read_text())
+    steps = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in workflow["jobs"].items()}
+    command = tmp_path / "bin" / "metaspo"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{EXAMPLES.parent / "metaspo.py"}" "$@"\n')
+    command.chmod(0o755)
+    upstreams = [{"name": "openai", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-upstream"}]
+    (tmp_path / "metaspo.yaml").write_text(yaml.safe_dump({"upstreams": upstreams}))
+    redis = EmbeddedRedis.start(tmp_path / "home")
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("METASPO_")},
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "METASPO_REDIS_URL": redis.url,
+        "METASPO_HOME": str(tmp_path / "home"),
+        "METASPO_SIGNING_KEY": str(tmp_path / ".signing.key"),
+        "GITHUB_SHA": "abc123",
+    }
+
+    def shell(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90,
+            check=False,
+        )  # fmt: skip
+
+    try:
+        (tmp_path / "prompts").mkdir()
+        done = shell(
+            "metaspo keys signing-key .signing.key; metaspo domains set support; echo Be brief. > one.txt;"
+            "metaspo prompts add support --file one.txt; metaspo prompts export support --file prompts/support.yaml"
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        environment["SIGNING_KEY"] = (tmp_path / ".signing.key").read_text()
+        exported = yaml.safe_load((tmp_path / "prompts" / "support.yaml").read_text())
+        exported["versions"].append({"system_prompt": "You answer in one short, friendly sentence."})
+        (tmp_path / "prompts" / "support.yaml").write_text(yaml.safe_dump(exported))
+        for script in [*steps["check"], *steps["import"], *steps["import"]]:
+            done = shell(script)
+            assert done.returncode == 0, script + done.stdout + done.stderr
+        listed = shell("metaspo prompts list support")
+        assert listed.stdout.count("short, friendly") == 1, listed.stdout
+        (tmp_path / "prompts" / "broken.yaml").write_text("versions: 7\n")
+        done = shell(steps["check"][0])
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+    finally:
+        redis.stop()
