@@ -169,10 +169,11 @@ def _import_api() -> Callable[[Worker], Asgi]:
 
 def settle_memory() -> None:
     """Nothing that lives now will die: take it out of the collector's sight (full collections are the p99 of a busy
-    worker)."""
+    worker). What is left is little, and looked at often enough that cycles of failed requests do not pile up: the
+    thresholds count objects beyond those that were freed at once, and whole requests leave none."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
+    gc.set_threshold(5_000, 5, 5)
 
 
 async def answer(

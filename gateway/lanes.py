@@ -79,7 +79,10 @@ class Lanes:
                 outcome = await self._attempt(asked, pick, quiet)
         if isinstance(outcome, UpstreamFailed):
             pick.done("failed")
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # else its traceback holds this frame, and this frame holds it
         return outcome, pick
 
     async def _attempt(self, asked: Asked, pick: Pick, quiet: float) -> Reply | UpstreamFailed:

@@ -317,7 +317,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.tasks.discard(task)
         call = self.running
         if call is not None and call.task is task:
-            self.running = None
+            self.running = call.task = None  # a cancelled task holds its frames, and they hold the call
             if not call.response_complete and not call.disconnected:
                 self.transport.abort()  # a reply that was begun and not ended
         if not task.cancelled():

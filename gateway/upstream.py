@@ -196,8 +196,11 @@ class Connection(asyncio.Protocol):
             return
         self.busy = False
         self._on_quiet = None
+        self._waiter = None
+        failed = self.failure is not None
+        self.failure = None  # its traceback holds the frames of the request, and they hold this connection
         self._pool.watch.busy.discard(self)
-        if self.complete and self._keep_alive and not self.closed and not self._chunks:
+        if self.complete and self._keep_alive and not (self.closed or failed or self._chunks):
             self._pool.keep(self)
         else:
             self.close()
