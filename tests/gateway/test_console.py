@@ -486,7 +486,7 @@ async def helpdesk(registry: Registry) -> str:
     await registry.record(samples, outcomes)
     rows = [
         {"name": "hard_failures", "value": 0.91, "bound": ">= 100", "crossed": False},
-        {"name": "quality_harm", "value": None, "bound": "upper bound < 0", "crossed": False},
+        {"name": "quality", "value": None, "bound": "upper bound < 0", "crossed": False},
     ]
     detail = {"action": "hold", "table": rows}
     await registry.append_audit("helpdesk", "canary-look", "jobs", "Stage 1 of 4: 24 of 100 judged units.", detail)
