@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ class _RunByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            if args and not Path(args[0]).exists() and (close := get_close_matches(args[0], self.commands, n=1)):
+                raise click.UsageError(f"There is no command or file {args[0]!r}. Did you mean {close[0]!r}?", ctx)
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

@@ -218,6 +218,12 @@ def test_bad_input_is_one_sentence(
     assert result.exit_code == 1 and told in result.output and "Traceback" not in result.output
 
 
+def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:
+    result = run("reprot", "raw.jsonl")
+    assert result.exit_code == 2 and "Did you mean 'report'" in result.output
+    assert "Commands:" in run("--help").output
+
+
 def test_a_missing_data_folder_names_the_command_that_mends_it(tmp_path: Path) -> None:
     path = write_world(tmp_path)
     result = run(str(path), "--data", str(tmp_path / "nowhere"))
