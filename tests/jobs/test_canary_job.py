@@ -338,3 +338,17 @@ def test_a_late_failure_of_a_unit_counts_only_for_what_it_showed_at_first() -> N
     assert canary_job.units([first, late], {}).failures[0, 0] == 0
     soon = msgspec.structs.replace(late, at=20.0)
     assert canary_job.units([first, soon], {}).failures[0, 0] == 0.5
+
+
+async def test_a_look_that_moves_nothing_leaves_its_table_once_an_hour(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    """The console shows the tests of a canary that is held: the table of the last look must be in the audit."""
+    await _on_canary(registry)
+    await _traffic(registry, clock, 5)
+    for _ in range(3):
+        await _look(registry, settings, clock)
+    looks = [e for e in await registry.history("shop", limit=50) if e.kind == canary_job.LOOK]
+    assert len(looks) == 1
+    assert {row["name"] for row in looks[0].detail["table"]} >= {"hard_failures"}
+    assert looks[0].detail["action"] == "hold"
