@@ -12,7 +12,9 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(4200)
-def test_an_hour_at_half_load(tmp_path: Path, repository: Path) -> None:
+def test_an_hour_at_half_load(tmp_path: Path, repository: Path, request: pytest.FixtureRequest) -> None:
+    if "slow" not in str(request.config.getoption("-m")):
+        pytest.skip("takes an hour: asked for by `-m slow`")
     result = tmp_path / "soak.json"
     command = [sys.executable, "benchmarks/gateway_soak.py", "--seconds", "3600", "--json", str(result)]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
