@@ -179,7 +179,7 @@ def test_prompts_are_checked_and_imported_in_ci(tmp_path: Path) -> None:
             done = shell(script)
             assert done.returncode == 0, script + done.stdout + done.stderr
         listed = shell("metaspo prompts list support")
-        assert listed.stdout.count("short, friendly") == 1, listed.stdout
+        assert listed.stdout.count("You answer in one") == 1, listed.stdout
         (tmp_path / "prompts" / "broken.yaml").write_text("versions: 7\n")
         done = shell(steps["check"][0])
         assert done.returncode == 1
