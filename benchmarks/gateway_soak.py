@@ -236,7 +236,7 @@ async def watch_memory(pid: int, curve: list[tuple[float, float]]) -> None:
 
 
 async def move_pointers(redis_url: str, texts: dict[int, str]) -> None:
-    """Promote another version every quarter of a minute: replies say which one served them, and are checked for its text."""
+    """Promote another version four times a minute: replies say which one served them, and are checked for its text."""
     from registry import Lineage, Registry
 
     registry = await Registry.connect(redis_url)
@@ -289,7 +289,7 @@ async def run(options: argparse.Namespace, folder: Path, redis_url: str) -> dict
             while (left := options.seconds - (time.monotonic() - began)) > 0:
                 await soak.paced(rate, min(60.0, left))
                 print(f"{time.monotonic() - began:6.0f} s  {sum(soak.done.values()):9,} exchanges  "
-                      f"{sum(soak.wrong.values())} wrong  {curve[-1][1]:.0f} MB", file=sys.stderr, flush=True)  # fmt: skip
+                      f"{sum(soak.wrong.values())} wrong  {curve[-1][1]:.0f} MB", file=sys.stderr)  # fmt: skip
             async with session.get(f"http://127.0.0.1:{port}/gone") as reply:
                 gone = int(await reply.text())
             for task in background:
