@@ -79,7 +79,8 @@ def routes() -> str:
     from gateway.worker import Worker
     from registry import Settings
 
-    app: Any = control_plane(Worker(Settings()))
+    outer: Any = control_plane(Worker(Settings()))
+    app = outer.app  # inside what reads the proxy's header fields
     document: dict[str, Any] = describe(app)
     rows = []
     for path, operations in document["paths"].items():
