@@ -9,7 +9,7 @@ from statistics import fmean
 
 from optimizer.paper.methods import order_of
 from optimizer.paper.raw import RawRow
-from optimizer.paper.tables import Shown, label_of, over_seeds, over_tasks
+from optimizer.paper.tables import Shown, label_of, mean_of, over_seeds
 
 _COLOURS = (
     "#1b6ca8",
@@ -43,10 +43,8 @@ def domain_bars(rows: Sequence[RawRow]) -> str:
     bars: list[tuple[str, str, Shown]] = []
     for domain in dict.fromkeys(row.domain for row in rows):
         for method, scope in _keys(rows):
-            group = [r for r in rows if (r.domain, r.method, r.scope) == (domain, method, scope)]
-            found = over_tasks(
-                over_seeds([r for r in group if r.task == t]) for t in dict.fromkeys(r.task for r in group)
-            )
+            of_domain = [row for row in rows if row.domain == domain]
+            found = mean_of([r for r in of_domain if (r.method, r.scope) == (method, scope)], of_domain)
             if found is not None:
                 bars.append((domain, label_of(method, scope), found))
     return _bars("Unseen tasks: mean per domain, 95 % interval", bars) if bars else ""
@@ -88,6 +86,8 @@ def score_against_calls(rows: Sequence[RawRow]) -> str:
     points: dict[str, list[tuple[float, float]]] = {}
     for method, scope in _keys(rows):
         group = [row for row in rows if (row.method, row.scope) == (method, scope)]
+        if mean_of(group, rows) is None:
+            continue
         calls, score = fmean(row.base_calls for row in group), fmean(row.score for row in group)
         points[label_of(method, scope)] = [(calls, score)]
     return _lines("Unseen tasks against the calls of the search", "base calls to find the prompt", points)

@@ -116,9 +116,13 @@ def source_counts(rows: Sequence[RawRow]) -> Table | None:
 
 def robustness(rows: Sequence[RawRow]) -> Table | None:
     """How a system prompt does over many user prompts: the paper's claim is that most do better."""
-    asked = {(row.scope, row.domain, row.task, row.seed, row.method): row for row in rows if row.user_prompt_scores}
+    with_scores = [row for row in rows if row.user_prompt_scores]
+    measured = [{row.task for row in group} for _, group in _methods(with_scores)]
+    tasks = set.intersection(*measured) if measured else set()
+    chosen = [row for row in with_scores if row.task in tasks]
+    asked = {(row.scope, row.domain, row.task, row.seed, row.method): row for row in chosen}
     lines: list[tuple[Value, ...]] = []
-    for label, group in _methods([row for row in rows if row.user_prompt_scores]):
+    for label, group in _methods(chosen):
         better = total = 0
         for row in group:
             default = asked.get(("domain", row.domain, row.task, row.seed, "default"))
@@ -131,7 +135,8 @@ def robustness(rows: Sequence[RawRow]) -> Table | None:
         lines.append((label, len(scores), min(scores), fmean(scores), max(scores), share))
     columns = ("method", "user prompts", "worst", "mean", "best", "better than under Default")
     n = [row.answers // len(row.user_prompt_scores) for row in asked.values()]
-    note = f"Percent. Each user prompt answered {min(n)} to {max(n)} questions of its task." if n else ""
+    note = f"Percent, on {', '.join(sorted(tasks))}: the tasks that every row of this table was measured on. "
+    note += f"Each user prompt answered {min(n)} to {max(n)} questions of its task." if n else ""
     title = "Robustness over user prompts of the unseen tasks"
     return Table(name="robustness", title=title, columns=columns, rows=tuple(lines), note=note)
 
@@ -166,8 +171,8 @@ def cost(rows: Sequence[RawRow]) -> Table | None:
                 round(fmean(row.optimizer_calls for row in runs)),
                 round(fmean(row.wall_seconds for row in runs)),
                 round(fmean(row.prompt_tokens for row in runs)),
-                mean_of(holdout),
-                mean_of([row for row in group if row.role == "unseen"]),
+                mean_of(holdout, [row for row in rows if row.role == "source"]),
+                mean_of([row for row in group if row.role == "unseen"], [row for row in rows if row.role == "unseen"]),
             )
         )
     columns = ("method", "runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens",
@@ -249,9 +254,13 @@ def over_tasks(cells: Iterable[Shown | None]) -> Shown | None:
     return Shown(score=score, low=max(0.0, score - below), high=min(1.0, score + above), n=n, seeds=seeds)
 
 
-def mean_of(rows: Sequence[RawRow]) -> Shown | None:
-    """The mean over the tasks of ``rows``, each over its seeds."""
-    return over_tasks(over_seeds([row for row in rows if row.task == task]) for task in _unique(r.task for r in rows))
+def mean_of(rows: Sequence[RawRow], among: Sequence[RawRow] = ()) -> Shown | None:
+    """The mean over the tasks of ``rows``, each over its seeds. None when a task is missing that ``among`` has: means
+    over different tasks must not stand in one column."""
+    tasks = _unique(row.task for row in rows)
+    if {row.task for row in among} - set(tasks):
+        return None
+    return over_tasks(over_seeds([row for row in rows if row.task == task]) for task in tasks)
 
 
 def _by_domain(rows: Sequence[RawRow], name: str, title: str) -> Table:
@@ -259,7 +268,10 @@ def _by_domain(rows: Sequence[RawRow], name: str, title: str) -> Table:
     domains = _unique(row.domain for row in unseen)
     lines = []
     for label, group in _methods(unseen):
-        cells = [mean_of([row for row in group if row.domain == domain]) for domain in domains]
+        cells = [
+            mean_of([row for row in group if row.domain == domain], [row for row in unseen if row.domain == domain])
+            for domain in domains
+        ]
         lines.append((label, *cells, over_tasks(cells) if all(cells) else None))
     return Table(name=name, title=title, columns=("method", *domains, "mean of domains"), rows=tuple(lines))
 

@@ -66,6 +66,16 @@ def test_a_partial_run_shows_what_there_is_and_no_mean() -> None:
     assert "| CoT | 40.0 [30.0, 50.0] (n=60) | - | - |" in report_page(rows)
 
 
+def test_means_over_different_tasks_never_stand_side_by_side() -> None:
+    rows = [row(), row(name="dental", score=0.2), row("cot", score=0.5)]
+    for line in table(rows, "cost").rows:
+        assert (line[-1] is None) == (line[0] == "CoT")
+    assert "CoT" not in figures(rows)["domains"] and "CoT" not in figures(rows)["score_against_calls"]
+    prompts = [row(user_prompt_scores=(0.1, 0.2), answers=60), row(name="dental", user_prompt_scores=(0.9, 0.9)),
+               row("cot", user_prompt_scores=(0.3, 0.1), answers=60)]  # fmt: skip
+    assert [line[4] for line in table(prompts, "robustness").rows] == [0.2, 0.3]
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
