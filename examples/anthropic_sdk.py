@@ -4,9 +4,7 @@ import os
 
 from anthropic import Anthropic
 
-client = Anthropic(
-    base_url=os.environ.get("METASPO_URL", "http://127.0.0.1:8080"), api_key=os.environ["METASPO_KEY"]
-)
+client = Anthropic(base_url=os.environ.get("METASPO_URL", "http://127.0.0.1:8080"), api_key=os.environ["METASPO_KEY"])
 MODEL = os.environ.get("METASPO_MODEL", "claude-sonnet-4-5")
 
 message = client.messages.create(
