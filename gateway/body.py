@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -244,19 +245,19 @@ def too_large(limit: int) -> RequestRefused:
     )
 
 
-class Decoder:
+class Decoder(ABC):
     """Undoes one content encoding piece by piece, at most 64 KiB of output at a time. Raises ValueError or
     zlib.error."""
 
     PIECE = 65_536
 
+    @abstractmethod
     def feed(self, data: bytes) -> Iterator[bytes]:
         """What ``data`` opens to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finished(self) -> bool:
         """Whether the compressed data was whole."""
-        raise NotImplementedError
 
 
 class _Zlib(Decoder):

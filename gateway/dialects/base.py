@@ -38,7 +38,8 @@ class Speech:
 
     def inject(self, body: Body, prompt: Prompt, *, only_fill: bool) -> list[Edit] | None:
         """The edits that make ``prompt`` the leading system prompt; None when nothing may be injected."""
-        raise NotImplementedError
+        del body, prompt, only_fill
+        return None
 
     def system_text(self, body: Body) -> str:
         """How the request's own system prompt begins, as plain text; empty when it brings none."""
