@@ -57,7 +57,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[
                 }
             },
             "gateway": {"sample_per_key_share": 1.0},
-            "jobs": {"judge_every_minutes": 0.03, "search_calls_per_day": 100_000},
+            "jobs": {"judge_every_minutes": 0.03, "search_calls_per_day": 100_000, "min_tasks": 2},
         }
         config = home / "metaspo.yaml"
         config.write_text(yaml.safe_dump(settings))
