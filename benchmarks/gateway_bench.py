@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -120,10 +121,16 @@ NICE = 0
 """Priority of everything that is measured (``--nice``)."""
 
 
+_prctl = ctypes.CDLL(None).prctl
+PR_SET_PDEATHSIG = 1
+
+
 def pinned(cpu: int) -> Callable[[], None]:
-    """Run on this core. Every session is a scheduling group of its own on Linux: its priority must be set, too."""
+    """Run on this core, and not longer than this benchmark. Every session is a scheduling group of its own on Linux:
+    its priority must be set, too."""
 
     def pin() -> None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, {cpu})
             if NICE:
@@ -322,9 +329,10 @@ class Bench:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             try:
-                process.wait(10)
+                process.wait(3)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 @contextlib.contextmanager
@@ -416,6 +424,8 @@ def main() -> None:
     NICE = options.nice
     if needs := missing():
         raise SystemExit("This benchmark cannot run here. It needs " + "; ".join(needs) + ".")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does: by way of what stops the other processes
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="metaspo-bench-") as folder:
         found = run(options, Path(folder))
     print(table(found))
