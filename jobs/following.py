@@ -73,12 +73,16 @@ async def follow(registry: Registry, run: Run, *, quiet: bool = False, clock: Ca
 
 
 def show(event: dict[str, Any], *, terminal: bool) -> None:
-    """One event for people. Progress stays on one line of a terminal and is left out elsewhere."""
+    """One event for people. Progress stays on one line of a terminal and is left out elsewhere; the end is left to the
+    command, whose last line on standard output is the run's state and reason."""
+    lead = "\r\x1b[2K" if terminal else ""
+    if event.get("kind") == "end":
+        click.echo(lead, nl=False, err=True)
+        return
     data = event.get("data") or {}
     if event.get("kind") == "progress":
         if terminal:
             budget = f" of {data['budget']}" if data.get("budget") else ""
             click.echo(f"\r{data.get('calls', 0)}{budget} calls, {data.get('usd', 0):.4f} USD ", nl=False, err=True)
         return
-    lead = "\r\x1b[2K" if terminal else ""
     click.echo(f"{lead}{event.get('kind', '')}: {event.get('message', '')}", err=True)

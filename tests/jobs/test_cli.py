@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -104,8 +106,6 @@ async def _ended(registry: Registry) -> Run:
     run = await registry.create_run("shop", request_id="one")
     plan = {"left_out": {"tiny": "too few examples"}}
     gate = {"outcome": "FAIL", "table": [{"name": "effect", "value": 0.01, "bound": ">= 0.02", "passed": False}]}
-    import msgspec
-
     done = msgspec.structs.replace(
         run, state="failed", reason="The endpoint was down.", calls={"base": 12}, gate=gate,
         result={"plan": plan, "winner": "Be brief.", "generations": [{"number": 1, "score": 0.5}]},
@@ -143,6 +143,24 @@ def test_following_ends_with_the_run(call: Run_, before: Any, monkeypatch: pytes
     before(lambda registry: registry.append_run_event(run.id, {"kind": "plan", "message": "Searching on two tasks."}))
     found = before(lambda registry: following.follow(registry, run, quiet=True))
     assert found.state == "failed"
+
+
+def test_why_a_followed_run_failed_is_said_once(call: Run_, before: Any) -> None:
+    async def fails(registry: Registry) -> None:
+        while not (runs := await registry.list_runs("shop")):
+            await asyncio.sleep(0.05)
+        reason = "The endpoint was down."
+        await registry.append_run_event(runs[0].id, {"kind": "plan", "message": "Searching on two tasks."})
+        await registry.append_run_event(runs[0].id, {"kind": "end", "message": reason})
+        await registry.update_run(msgspec.structs.replace(runs[0], state="failed", reason=reason))
+
+    before(with_shop)
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(before, fails)
+        shown = call(cli.optimize, "shop")
+        failing.result()
+    assert shown.exit_code == 1
+    assert shown.output.splitlines()[1:] == ["plan: Searching on two tasks.", "failed: The endpoint was down."]
 
 
 def test_calibrate_needs_a_judge(call: Run_, before: Any) -> None:
