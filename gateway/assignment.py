@@ -5,6 +5,9 @@ with. The arm is a pure function of (experiment, key, unit), so that every worke
 keeps its arm for the experiment's life: with ``u`` uniform in [0, 1), the candidate serves [0, s), the analysed
 control is [1 - s, 1) (an equal share at every instant), and the rest is plain stable traffic. Arms are nested when
 ``s`` grows: nobody flips back.
+
+A holdback comes first, by a draw of its own: its units keep the old prompt whatever canary begins beside it, and a
+canary's shares are those of all other units. So neither disturbs the other, at any share of either.
 """
 
 from __future__ import annotations
@@ -89,14 +92,14 @@ class Plan:
         if self._stable is None:
             return NOTHING
         if unit:
+            if self._holdback_share and fraction(self._holdback_salt, key, unit) < self._holdback_share:
+                return Choice("holdback", self._holdback)
             if self._share:
                 u = fraction(self._salt, key, unit)
                 if u < self._share:
                     return Choice("canary", self._canary)
                 if u >= 1.0 - self._share:
                     return Choice("control", self._stable)
-            if self._holdback_share and fraction(self._holdback_salt, key, unit) < self._holdback_share:
-                return Choice("holdback", self._holdback)
         return Choice("stable", self._stable)
 
 

@@ -39,11 +39,20 @@ async def run(work: Work) -> str:
     """One look. Raises NoWork when nothing is on trial (any more)."""
     domain = await work.domain()
     pointers = await work.registry.deployment(domain.name)
-    if pointers.canary is not None:
-        return await _ramp(work, domain, pointers)
+    if pointers.canary is None and pointers.holdback is None:
+        raise NoWork("nothing_on_trial", f"Neither a canary nor a holdback of {domain.name!r} is running.")
+    said = []
     if pointers.holdback is not None:
-        return await _holdback(work, domain, pointers)
-    raise NoWork("nothing_on_trial", f"Neither a canary nor a holdback of {domain.name!r} is running.")
+        try:
+            said.append(await _holdback(work, domain, pointers))
+        except NoWork as reason:
+            if pointers.canary is None:
+                raise
+            said.append(str(reason))
+        pointers = await work.registry.deployment(domain.name)
+    if pointers.canary is not None:  # else harm of the stable version has just ended it too
+        said.append(await _ramp(work, domain, pointers))
+    return " ".join(said)
 
 
 async def _ramp(work: Work, domain: Domain, pointers: Deployment) -> str:
@@ -75,16 +84,20 @@ async def _rejected(work: Work, domain: str, pointers: Deployment) -> bool:
 
 
 async def _holdback(work: Work, domain: Domain, pointers: Deployment) -> str:
-    """After an automatic promotion: the promoted version against the old prompt's holdback."""
+    """After an automatic promotion: the promoted version against the old prompt's holdback.
+
+    A canary may have begun meanwhile; whoever is in its control is served the promoted version too, and its harm ends
+    the canary as well.
+    """
     started = await _since(work, domain.name, {"holdback"})
     samples = await _samples(work, domain.name, started)
-    outcomes = await _outcomes(work, domain.name, started, ("holdback", "stable"))
-    control = units([o for o in outcomes if o.arm == "holdback"], samples)
-    candidate = units([o for o in outcomes if o.arm == "stable" and o.version == pointers.stable], samples)
+    outcomes = await _outcomes(work, domain.name, started, ("holdback", "stable", "control"))
+    control = units([o for o in outcomes if o.arm == "holdback" and o.version == pointers.holdback], samples)
+    candidate = units([o for o in outcomes if o.arm != "holdback" and o.version == pointers.stable], samples)
     experiment = standing(domain, started, started, outcomes, samples, pointers, phase="holdback")
     rules = Rules(deadline=work.settings.jobs.holdback_days * 86_400)
     decision = decide(domain.canary, pointers, experiment, control, candidate, now=work.clock(), rules=rules)
-    await _carry_out(work, domain, pointers, decision)
+    await _carry_out(work, domain, pointers, decision, "holdback")
     return decision.reason
 
 
@@ -118,7 +131,7 @@ async def _samples(work: Work, domain: str, since: float) -> dict[str, Sample]:
     return {s.id: s for s in await work.registry.samples(domain, since=since, limit=MOST_SAMPLES)}
 
 
-async def _outcomes(work: Work, domain: str, since: float, arms: tuple[Arm, Arm]) -> list[Outcome]:
+async def _outcomes(work: Work, domain: str, since: float, arms: tuple[Arm, ...]) -> list[Outcome]:
     """What the compared arms did since the trial began: the bulk of a young canary's traffic is in neither."""
     return await work.registry.outcomes(domain, arm=arms, since=since, limit=MOST_OUTCOMES)
 
@@ -196,20 +209,22 @@ async def _drift_accepted(work: Work, domain: str, pointers: Deployment) -> bool
 # --- what follows ----------------------------------------------------------------------------------------------------
 
 
-async def _carry_out(work: Work, domain: Domain, pointers: Deployment, decision: Decision) -> None:
+async def _carry_out(
+    work: Work, domain: Domain, pointers: Deployment, decision: Decision, phase: Phase = "ramp"
+) -> None:
     """Make the move that was decided. Somebody who moved first is right: then there is nothing left to do."""
     if decision.action == "hold":
-        await _note(work, domain.name, pointers, decision)
+        await _note(work, domain.name, pointers, decision, phase)
         return
     try:
-        await _move(work, domain, pointers, decision)
+        await _move(work, domain, pointers, decision, phase)
     except Conflict as error:
         raise NoWork("moved_meanwhile", str(error)) from error
     except Refused as error:
         raise NoWork("refused", str(error)) from error
 
 
-async def _note(work: Work, domain: str, pointers: Deployment, decision: Decision) -> None:
+async def _note(work: Work, domain: str, pointers: Deployment, decision: Decision, phase: Phase) -> None:
     """Once an hour, and after each move, the table of a look that moved nothing: what the console shows meanwhile."""
     if decision.table:
         await work.registry.append_audit(
@@ -217,14 +232,15 @@ async def _note(work: Work, domain: str, pointers: Deployment, decision: Decisio
             LOOK,
             actor=AUTOMATIC,
             why=decision.reason,
-            detail=decision.to_dict(),
-            request_id=f"look-{pointers.epoch}-{int(work.clock() // 3600)}",
+            detail={**decision.to_dict(), "phase": phase},
+            request_id=f"look-{phase}-{pointers.epoch}-{int(work.clock() // 3600)}",
         )
 
 
-async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Decision) -> None:
+async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Decision, phase: Phase) -> None:
     name = domain.name
-    trial = pointers.experiment or f"holdback-{pointers.stable}-{pointers.holdback}"
+    ramp = phase == "ramp"
+    trial = pointers.experiment if ramp else f"holdback-{pointers.stable}-{pointers.holdback}"
     told: dict[str, Any] = {
         "actor": AUTOMATIC,
         "why": decision.reason,
@@ -235,21 +251,18 @@ async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Deci
     if decision.action == "next_stage" and decision.share is not None:
         await registry.set_share(name, decision.share, **told)
         work.metrics.promotions.labels(name, "share").inc()
-    elif decision.action == "rollback" and pointers.canary is not None:
+    elif decision.action == "rollback" and ramp and pointers.canary is not None:
         await registry.abort(name, **told)
         await _block(work, name, pointers.canary, decision)
     elif decision.action == "rollback" and pointers.stable is not None:
         await registry.rollback(name, **told)
         await _block(work, name, pointers.stable, decision)
-    elif decision.action == "inconclusive":
-        if pointers.canary is None:
-            await registry.set_holdback(name, None, **told)
-        else:
-            await registry.abort(name, **told)
-            work.metrics.rollbacks.labels(name, decision.cause).inc()
-    elif decision.action == "end_holdback":
+    elif decision.action == "inconclusive" and ramp:
+        await registry.abort(name, **told)
+        work.metrics.rollbacks.labels(name, decision.cause).inc()
+    elif decision.action in {"inconclusive", "end_holdback"}:
         await registry.set_holdback(name, None, **told)
-    elif decision.action == "pause" and pointers.canary is not None:
+    elif decision.action == "pause" and ramp and pointers.canary is not None:
         await advance.ask(work, name, pointers.canary, "share", Verdict("ask", (decision.reason,)), None, trial)
     elif decision.action == "promote" and pointers.canary is not None:
         await _promote(work, domain, pointers, told)
@@ -258,7 +271,7 @@ async def _move(work: Work, domain: Domain, pointers: Deployment, decision: Deci
         LOOK,
         actor=AUTOMATIC,
         why=decision.reason,
-        detail=decision.to_dict(),
+        detail={**decision.to_dict(), "phase": phase},
         request_id=f"look-{told['request_id']}",
     )
 

@@ -12,7 +12,8 @@ A version never changes and has no status; a domain's *deployment* points at ver
     abort()         the canary ends, stable stays
     rollback()      previous -> stable; ends a running canary; previous is then empty, so that two people who both press
                     it do not put the bad version back
-    set_holdback    a version and its share, or none
+    set_holdback    a version and its share, or none; its units are drawn before a canary's, whose shares are those of
+                    the rest, so that a canary may take any share beside it
 
 Every move adds one to ``epoch``. A wish that is already fulfilled changes nothing (``next`` equals ``now``): nothing is
 written or audited. The store (``deployments.py``) applies a move by compare-and-set on the epoch, in one script that
@@ -57,7 +58,7 @@ def canary(now: Deployment, version: int, share: float, *, experiment: str, at: 
             f"Version {now.canary} of {now.domain} is already on canary (share {now.share:g}):"
             " promote or abort it first."
         )
-    _check_share(now, share)
+    _check_share(share)
     if now.canary == version:
         return now if now.share == share else _moved(now, at, share=share)
     return _moved(now, at, canary=version, share=share, experiment=experiment)
@@ -67,7 +68,7 @@ def set_share(now: Deployment, share: float, *, at: float) -> Deployment:
     """The running canary gets ``share``. Raises Refused."""
     if now.canary is None:
         raise Refused(f"{now.domain} has no canary whose share could change.")
-    _check_share(now, share)
+    _check_share(share)
     return now if now.share == share else _moved(now, at, share=share)
 
 
@@ -107,10 +108,8 @@ def set_holdback(now: Deployment, version: int | None, share: float, *, at: floa
         raise Refused(f"{now.domain} has no stable version: there is nothing to hold back from.")
     if version == now.stable:
         raise Refused(f"Version {version} of {now.domain} is stable: a holdback must be another version.")
-    if not 0 < share < 1 or share + 2 * now.share > 1:
-        raise Refused(
-            f"A holdback of {share:g} does not fit beside a canary of {now.share:g} and its equal-size control."
-        )
+    if not 0 < share < 1:
+        raise Refused(f"A holdback's share lies above 0 and below 1, not {share:g}.")
     if (now.holdback, now.holdback_share) == (version, share):
         return now
     return _moved(now, at, holdback=version, holdback_share=share)
@@ -144,14 +143,10 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:g}"
 
 
-def _check_share(now: Deployment, share: float) -> None:
+def _check_share(share: float) -> None:
     if not 0 < share <= LARGEST_SHARE:
         raise Refused(
             f"A canary's share lies above 0 and at most {LARGEST_SHARE:g} (its control is as large), not {share:g}."
-        )
-    if 2 * share + now.holdback_share > 1:
-        raise Refused(
-            f"A canary of {share:g} and its equal-size control do not fit beside a holdback of {now.holdback_share:g}."
         )
 
 

@@ -23,7 +23,9 @@ def last_look(audit: Sequence[AuditEntry], deployment: Deployment) -> AuditEntry
     if deployment.canary is None and deployment.holdback is None:
         return None
     began, _ = began_at(audit, deployment)
-    return next((e for e in audit if e.kind == LOOK and e.at >= began and e.detail.get("table")), None)
+    phase = "ramp" if deployment.canary is not None else "holdback"
+    looks = (e for e in audit if e.kind == LOOK and e.at >= began and e.detail.get("table"))
+    return next((e for e in looks if e.detail.get("phase", phase) == phase), None)
 
 
 def table_of(look: AuditEntry | None) -> list[dict[str, Any]]:

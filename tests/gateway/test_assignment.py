@@ -75,6 +75,18 @@ def test_holdback() -> None:
     assert found.prompt.number == 3
 
 
+def test_a_holdback_keeps_its_units_whatever_canary_runs_beside_it() -> None:
+    held = {u for u, a in arms(plan_of(holdback=3, holdback_share=0.05)).items() if a == "holdback"}
+    for share in (0.01, 0.2, 0.5):
+        both = arms(plan_of(holdback=3, holdback_share=0.05, canary=2, share=share, experiment="e1"))
+        alone = arms(plan_of(canary=2, share=share, experiment="e1"))
+        assert {u for u, a in both.items() if a == "holdback"} == held
+        assert {u: a for u, a in both.items() if u not in held} == {u: a for u, a in alone.items() if u not in held}
+    counts = Counter(both.values())
+    assert set(counts) == {"holdback", "canary", "control"}
+    assert abs(counts["canary"] - counts["control"]) < 250
+
+
 def test_a_pointer_whose_version_was_refused_serves_stable_or_the_parent() -> None:
     plan = plan_of(canary=9, share=0.5, experiment="e")
     assert set(arms(plan, 100).values()) == {"stable"}

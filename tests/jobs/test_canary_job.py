@@ -307,6 +307,45 @@ async def test_the_holdback_ends_well(registry: Registry, settings: Settings, cl
     assert (pointers.stable, pointers.holdback) == (2, None)
 
 
+async def _watched_beside_a_canary(registry: Registry) -> int:
+    """Version 2 was promoted by itself and is watched; version 3 is the next canary. Returns its number."""
+    await _on_canary(registry, promotion="auto")
+    await registry.promote("shop", 2, actor=AUTOMATIC, why="well")
+    await registry.set_holdback("shop", 1, 0.05, actor=AUTOMATIC, why="watch")
+    third = await registry.add_version("shop", FIRST + " Say the label.", lineage=Lineage(author="jobs"))
+    await registry.canary("shop", third.number, 0.2, actor="ops", why="next")
+    return third.number
+
+
+async def test_a_canary_reaches_its_last_stage_beside_a_holdback(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    third = await _watched_beside_a_canary(registry)
+    await _traffic(registry, clock, 200)
+    told = await _look(registry, settings, clock)
+    assert "watched against the holdback" in told and "on to 50%" in told
+    pointers = await registry.deployment("shop")
+    assert (pointers.canary, pointers.share, pointers.holdback_share) == (third, 0.5, 0.05)
+    looks = [e for e in await registry.history("shop", limit=100) if e.kind == canary_job.LOOK]
+    assert [e.detail["phase"] for e in looks] == ["ramp", "holdback"]
+    await _traffic(registry, clock, 400, seed=2)
+    await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.canary, pointers.holdback) == (third, None, 2)
+
+
+async def test_harm_of_the_stable_version_ends_the_canary_beside_it_without_blame(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    third = await _watched_beside_a_canary(registry)
+    await _traffic(registry, clock, 400, arms=("holdback", "control"), good=(0.9, 0.5))
+    assert "Quality fell" in await _look(registry, settings, clock)
+    pointers = await registry.deployment("shop")
+    assert (pointers.stable, pointers.canary, pointers.holdback) == (1, None, None)
+    assert (await registry.get_version("shop", 2)).blocked
+    assert not (await registry.get_version("shop", third)).blocked
+
+
 async def test_a_person_who_moves_first_is_right(registry: Registry, settings: Settings, clock: Clock) -> None:
     await _on_canary(registry)
     await _traffic(registry, clock, 300, good=(0.8, 0.4))

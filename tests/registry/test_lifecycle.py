@@ -61,7 +61,6 @@ def test_a_canary_starts_an_experiment_and_its_share_may_change_without_a_new_on
         (on(stable=1), 2, 0.0, "above 0 and at most 0.5"),
         (on(stable=1), 2, 0.51, "above 0 and at most 0.5"),
         (on(stable=1), 2, float("nan"), "above 0 and at most 0.5"),
-        (on(stable=1, holdback=3, holdback_share=0.2), 2, 0.45, "do not fit beside a holdback"),
     ],
 )
 def test_a_canary_that_cannot_be_is_refused(now: Deployment, version: int, share: float, says: str) -> None:
@@ -90,11 +89,18 @@ def test_a_holdback_comes_and_goes() -> None:
     gone = lifecycle.set_holdback(held, None, 0.0, at=61.0)
     assert (gone.holdback, gone.holdback_share) == (None, 0.0)
     assert lifecycle.set_holdback(gone, None, 0.0, at=62.0) is gone
-    for version, share, says in ((2, 0.05, "is stable"), (1, 1.0, "does not fit"), (1, -0.1, "does not fit")):
+    for version, share, says in ((2, 0.05, "is stable"), (1, 1.0, "above 0 and below 1"), (1, -0.1, "above 0")):
         with pytest.raises(Refused, match=says):
             lifecycle.set_holdback(gone, version, share, at=62.0)
     with pytest.raises(Refused, match="nothing to hold back from"):
         lifecycle.set_holdback(EMPTY, 1, 0.05, at=62.0)
+
+
+def test_a_canary_of_half_the_traffic_fits_beside_a_holdback() -> None:
+    held = lifecycle.set_holdback(on(stable=2, previous=1), 1, 0.05, at=60.0)
+    tried = lifecycle.canary(held, 3, 0.5, experiment="x", at=61.0)
+    assert (tried.share, tried.holdback_share) == (0.5, 0.05)
+    assert lifecycle.set_holdback(tried, 1, 0.1, at=62.0).holdback_share == 0.1
 
 
 def test_time_never_runs_backwards_in_a_history() -> None:
@@ -144,5 +150,5 @@ def test_whatever_is_wished_the_pointers_stay_consistent(wishes: list[tuple[str,
         assert (now.holdback is None) == (now.holdback_share == 0)
         assert now.canary != now.stable or now.canary is None
         assert now.holdback != now.stable or now.holdback is None
-        assert 2 * now.share + now.holdback_share <= 1 + 1e-9
+        assert now.share <= 0.5 and now.holdback_share < 1
         assert now.stable is not None or now == EMPTY
