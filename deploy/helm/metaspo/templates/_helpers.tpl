@@ -22,6 +22,7 @@ envFrom: [{secretRef: {name: {{ .Values.envSecret }}}}]
 env:
   - {name: METASPO_LISTEN, value: "0.0.0.0:8080"}
   - {name: METASPO_SIGNING_KEY, value: /etc/metaspo-signing/signing.key}
+  - {name: METASPO_GATEWAY_FORWARDED_ALLOW, value: {{ .Values.gateway.forwardedAllow | quote }}}
   - {name: METASPO_REDIS_URL, valueFrom: {secretKeyRef: {name: {{ .Values.redisUrlSecret }}, key: url}}}
 volumeMounts:
   - {name: config, mountPath: /etc/metaspo, readOnly: true}
