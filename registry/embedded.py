@@ -40,7 +40,7 @@ unixsocket {socket}
 unixsocketperm 600
 daemonize no
 dir {folder}
-logfile {folder}/redis.log
+logfile {log}
 loglevel notice
 save ""
 appendonly yes
@@ -88,7 +88,8 @@ class EmbeddedRedis:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             config = folder / "redis.conf"
-            config.write_text(_CONFIG.format(socket=_quoted(path), folder=_quoted(folder)))
+            names = {"socket": path, "folder": folder, "log": folder / "redis.log"}
+            config.write_text(_CONFIG.format(**{name: _quoted(place) for name, place in names.items()}))
             process = subprocess.Popen(
                 [str(server), str(config)],
                 stdin=subprocess.DEVNULL,

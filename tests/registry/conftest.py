@@ -41,6 +41,12 @@ def debian_url(short_tmp: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def old_url(short_tmp: Path) -> Iterator[str]:
+    with servers.single(servers.old_server(), short_tmp / "o", "--appendonly", "yes") as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
 def cluster_url(short_tmp: Path) -> Iterator[str]:
     try:
         servers.find_server()
@@ -50,9 +56,9 @@ def cluster_url(short_tmp: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["embedded", "debian", "cluster"])
+@pytest.fixture(params=["embedded", "debian", "old", "cluster"])
 def url(request: pytest.FixtureRequest) -> str:
-    """The same test against the embedded server, Debian's redis-server and a real cluster."""
+    """The same test against the embedded server, Debian's redis-server, Redis 6.2 and a real cluster."""
     if request.param == "embedded":
         return str(request.getfixturevalue("embedded").url)
     return str(request.getfixturevalue(f"{request.param}_url"))

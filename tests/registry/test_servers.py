@@ -68,6 +68,21 @@ def test_a_deep_home_gets_a_short_socket_and_keeps_its_data(tmp_path: Path) -> N
     server.socket_path.parent.rmdir()
 
 
+@pytest.mark.parametrize("kind", ["debian", "old"])
+def test_the_embedded_server_may_be_another_program(kind: str, short_tmp: Path) -> None:
+    """Where the wheel does not fit the machine, it is what is on PATH: the configuration must suit Redis too."""
+    binary = servers.debian_server() if kind == "debian" else servers.old_server()
+    with EmbeddedRedis.start(short_tmp / f"embedded {kind}", binary=binary) as server:
+        with redis.Redis(unix_socket_path=str(server.socket_path)) as client:
+            assert client.config_get("appendfsync")["appendfsync"] == "always"
+            assert client.info("server")["redis_version"].startswith("6.2." if kind == "old" else "")
+            client.set("k", "v")
+        server.kill()
+        server.restart()
+        with redis.Redis(unix_socket_path=str(server.socket_path)) as client:
+            assert client.get("k") == b"v"
+
+
 def test_a_server_that_lost_its_owner_is_ended_and_replaced(short_tmp: Path) -> None:
     home = short_tmp / "orphan"
     story = (
@@ -149,18 +164,20 @@ async def test_a_full_server_says_that_it_takes_no_writes(short_tmp: Path, conne
         assert len(await registry.list_versions("support")) == 3
 
 
-async def test_sentinel_fails_over_and_the_registry_follows(short_tmp: Path, connect: Connect) -> None:
+@pytest.mark.parametrize("kind", ["debian", pytest.param("old", marks=pytest.mark.slow)])
+async def test_sentinel_fails_over_and_the_registry_follows(kind: str, short_tmp: Path, connect: Connect) -> None:
     """A master, its replica, one sentinel; the master is killed."""
-    binary = servers.debian_server()
+    binary = servers.debian_server() if kind == "debian" else servers.old_server()
     ports = servers.free_ports(3)
+    home = short_tmp / f"sentinel-{kind}"
     started = []
     try:
         for i in (0, 1):
             more = ("--replicaof", "127.0.0.1", str(ports[0])) if i else ()
             base = ("--port", str(ports[i]), "--bind", "127.0.0.1", "--save", "", "--repl-diskless-sync-delay", "0")
-            started.append(servers.Server(binary, short_tmp / f"s{i}", *base, *more))
-        (short_tmp / "s2").mkdir()
-        config = short_tmp / "s2" / "sentinel.conf"
+            started.append(servers.Server(binary, home / f"s{i}", *base, *more))
+        (home / "s2").mkdir()
+        config = home / "s2" / "sentinel.conf"
         config.write_text(
             f"port {ports[2]}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {ports[0]} 1\n"
             "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
@@ -171,7 +188,7 @@ async def test_sentinel_fails_over_and_the_registry_follows(short_tmp: Path, con
             while replica.info("replication")["master_link_status"] != "up":
                 assert time.monotonic() < until
                 time.sleep(0.02)
-        started.append(servers.Server(binary, short_tmp / "s2", str(config), "--sentinel"))
+        started.append(servers.Server(binary, home / "s2", str(config), "--sentinel"))
         with redis.Redis(port=ports[2]) as sentinel:
             servers.wait_for(sentinel)
             while not sentinel.sentinel_slaves("main"):
@@ -269,6 +286,7 @@ async def test_the_data_plane_cannot_write_what_is_served(
         await control.create_key("app", "caller")
         run = await control.create_run("support")
         await control.append_run_event(run.id, {"n": 1})
+        assert await control.share_places("p", "worker", wanted=2, used=0, limit=1, ttl=5) == (1, 1)
         data_url = f"unix://{DATA_PLANE_USER}:gate@{path}"
         gate = await connect(data_url, migrated=False)
         # What a gateway does all day.
