@@ -54,7 +54,7 @@ SWITCH_INTERVAL = 0.0005
 BATCH = 500
 BATCH_READ = 50
 """Exchanges of a batch that are read and scrubbed: a fraction of a second's work."""
-MAX_QUEUED_BYTES = 16 << 20
+MAX_QUEUED_BYTES = 8 << 20
 OUTCOMES_PER_SECOND = 200
 READS_PER_SECOND = 50
 """Replies a second that are read only to see refusals and broken formats on the arms that are compared."""

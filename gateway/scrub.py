@@ -5,10 +5,9 @@ placeholder, so that a task stays solvable. Whatever has a checksum is checked (
 country and mod 97; addresses: `ipaddress`), so that order numbers survive. Nothing keeps the way back from a
 placeholder to its value.
 
-Three tiers: the patterns here; the key shapes of ``detect-secrets`` (loaded on first use: it brings `requests` with
-it); Presidio for names and places when the extra is installed and asked for. Every pattern is bounded or anchored at
-a token's start, so that hostile text costs linear time. No detector finds everything: docs/api.md says what is and is
-not promised.
+Three tiers: the patterns here; the key shapes of ``detect-secrets`` (`known_keys.py`, on first use); Presidio for
+names and places when the extra is installed and asked for. Every pattern is bounded or anchored at a token's start, so
+that hostile text costs linear time. No detector finds everything: docs/api.md says what is and is not promised.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from math import log2
 from typing import Any, NamedTuple
 
 from gateway.errors import StartFailed
+from gateway.known_keys import known_keys
 
 MAX_CHARS = 32_768
 """Longest text that is scrubbed and stored; the rest is cut off at a word's end, so that no half of a secret stays."""
@@ -209,35 +208,8 @@ def _random_tokens(text: str) -> Iterator[Span]:
             yield Span(*match.span(), "SECRET")
 
 
-_DETECT_SECRETS = (
-    ("artifactory", "ArtifactoryDetector"),
-    ("aws", "AWSKeyDetector"),
-    ("azure_storage_key", "AzureStorageKeyDetector"),
-    ("discord", "DiscordBotTokenDetector"),
-    ("github_token", "GitHubTokenDetector"),
-    ("gitlab_token", "GitLabTokenDetector"),
-    ("mailchimp", "MailchimpDetector"),
-    ("pypi_token", "PypiTokenDetector"),
-    ("sendgrid", "SendGridDetector"),
-    ("slack", "SlackDetector"),
-    ("square_oauth", "SquareOAuthDetector"),
-    ("stripe", "StripeDetector"),
-    ("telegram_token", "TelegramBotTokenDetector"),
-    ("twilio", "TwilioKeyDetector"),
-)
-"""The detectors whose patterns are linear in the text. npm's and OpenAI's are not: ours above stand in for them."""
-
-
-@cache
-def _known_keys() -> tuple[re.Pattern[str], ...]:
-    patterns: list[re.Pattern[str]] = []
-    for module, name in _DETECT_SECRETS:
-        patterns += getattr(import_module(f"detect_secrets.plugins.{module}"), name).denylist
-    return tuple(patterns)
-
-
 def _provider_keys(text: str) -> Iterator[Span]:
-    for pattern in _known_keys():
+    for pattern in known_keys():
         yield from _simple(pattern, "SECRET")(text)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, NoReturn
 
 import uvicorn
 
+from gateway.allocator import keep_freed_memory
 from gateway.app import App, settle_memory
 from gateway.errors import StartFailed
 from gateway.protocol import SWEEP, GatewayProtocol
@@ -120,19 +120,6 @@ def run_worker(
     keep_freed_memory()
     settle_memory()
     Server(config, worker, reload).run(sockets=[listener])
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next long body instead of giving it back each time (for 1 MB bodies half
-    of the gateway's time went into fetching zeroed pages again), and to hold one arena, not one for each thread.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to do
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((M_MMAP_THRESHOLD, 4 << 20), (M_TRIM_THRESHOLD, 16 << 20), (M_ARENA_MAX, 1)):
-            mallopt(option, value)
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 def serve(settings: Settings, workers: int | None = None, *, reload: Reload | None = None) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from gateway.allocator import give_back_free_pages
 from gateway.assignment import Serving
 from gateway.auth import KeyRing
 from gateway.exchange import Exchange, PlainIds
@@ -159,6 +160,7 @@ class Worker:
         self.metrics.start()
         self.sampler.start()
         self.limits.start()
+        self._tasks.append(asyncio.create_task(give_back_free_pages(), name="memory"))
         lane = self._lane()
         if any(upstream.dialect == "litellm" for upstream in self.settings.upstreams):
             self._tasks.append(asyncio.create_task(lane.warm(), name="litellm"))  # the first request need not wait
