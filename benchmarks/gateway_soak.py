@@ -1,20 +1,21 @@
 """The gateway over hours: mixed streams and disconnects at half load; is memory flat, is a single reply wrong?
 
-    python benchmarks/gateway_soak.py [--seconds 3600] [--workers 1] [--json FILE]
+    python benchmarks/gateway_soak.py [--seconds 3600] [--rate N] [--workers 1] [--json FILE]
 
 Starts a registry, an upstream and the gateway as processes of their own, finds out how many exchanges a second this
-load reaches, and then sends half as many. Every request carries a number of its own. The upstream's answer repeats the
-number and a digest of the system prompt that it got, so that each reply is checked for whose it is and what was
-injected. Every quarter of a minute another version is promoted. The kinds of exchange, drawn at random:
+load reaches, and then sends half as many (or ``--rate``, where other work shares the machine). Every request carries a
+number of its own. The upstream's answer repeats the number and a digest of the system prompt that it got, so that each
+reply is checked for whose it is and what was injected. Every quarter of a minute another version is promoted. The
+kinds of exchange, drawn at random:
 
     whole       a reply in one piece                     stream      30 events, 5 ms apart
     long        a body of 100 KB                         leave       a stream whose caller hangs up in the middle
     cut         an upstream that breaks off: the events so far, an error event and no [DONE]
     error       an upstream that answers 500: status and body as they were
 
-Memory (resident, of all processes of the gateway) is read every ten seconds. It counts as flat when the mean of the
-last quarter is less than 5 MB or 8 % above that of the second quarter. Exit code 1 when a reply was wrong or memory
-grew.
+Memory of all processes of the gateway is read every ten seconds: resident, and with pages that other programs hold as
+well counted by their share (PSS). Resident memory counts as flat when the mean of the last quarter is less than 5 MB or
+8 % above that of the second quarter. Exit code 1 when a reply was wrong or memory grew.
 """
 
 from __future__ import annotations
@@ -215,23 +216,32 @@ class Soak:
             await asyncio.wait(tasks)
 
 
-def resident(pid: int) -> float:
-    """MB of a process and its children."""
-    total = 0
+def memory(pid: int) -> tuple[float, float]:
+    """MB of a process and its children: resident, and by share."""
+    resident = shared = 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                status = (entry / "status").read_text()
-                fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-                if int(entry.name) == pid or int(fields["PPid"]) == pid:
-                    total += int(fields.get("VmRSS", "0 kB").split()[0])
-    return total / 1024
+                status = fields_of(entry / "status")
+                if int(entry.name) == pid or int(status["PPid"]) == pid:
+                    resident += kilobytes(status, "VmRSS")
+                    shared += kilobytes(fields_of(entry / "smaps_rollup"), "Pss")
+    return resident / 1024, shared / 1024
 
 
-async def watch_memory(pid: int, curve: list[tuple[float, float]]) -> None:
+def fields_of(path: Path) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+
+
+def kilobytes(fields: dict[str, str], name: str) -> int:
+    return int(fields.get(name, "0 kB").split()[0])
+
+
+async def watch_memory(pid: int, curve: list[tuple[float, float, float]]) -> None:
     began = time.monotonic()
     while True:
-        curve.append((round(time.monotonic() - began, 1), round(resident(pid), 1)))
+        resident, shared = memory(pid)
+        curve.append((round(time.monotonic() - began, 1), round(resident, 1), round(shared, 1)))
         await asyncio.sleep(MEMORY_EVERY)
 
 
@@ -272,7 +282,7 @@ async def run(options: argparse.Namespace, folder: Path, redis_url: str) -> dict
     command = [sys.executable, str(ROOT / "metaspo.py"), "--config", str(folder / "metaspo.yaml"), "gateway", "serve"]
     gateway = subprocess.Popen([*command, "--workers", str(options.workers)], cwd=ROOT, stderr=subprocess.PIPE)
     texts = {1: prompt}
-    curve: list[tuple[float, float]] = []
+    curve: list[tuple[float, float, float]] = []
     background: list[asyncio.Task[None]] = []
     began = time.monotonic()
     try:
@@ -285,7 +295,7 @@ async def run(options: argparse.Namespace, folder: Path, redis_url: str) -> dict
                 asyncio.create_task(watch_memory(gateway.pid, curve)),
                 asyncio.create_task(move_pointers(redis_url, texts)),
             ]
-            rate = most / 2
+            rate = options.rate or most / 2
             while (left := options.seconds - (time.monotonic() - began)) > 0:
                 await soak.paced(rate, min(60.0, left))
                 print(f"{time.monotonic() - began:6.0f} s  {sum(soak.done.values()):9,} exchanges  "
@@ -303,7 +313,7 @@ async def run(options: argparse.Namespace, folder: Path, redis_url: str) -> dict
         gateway.send_signal(signal.SIGTERM)
         _, complaints = gateway.communicate(timeout=60)
         asked.wait(10)
-    values = [megabytes for _, megabytes in curve]
+    values = [resident for _, resident, _ in curve]
     quarter = max(1, len(values) // 4)
     before, after = statistics.mean(values[quarter : 2 * quarter] or values), statistics.mean(values[-quarter:])
     errors = [
@@ -325,6 +335,7 @@ async def run(options: argparse.Namespace, folder: Path, redis_url: str) -> dict
         "error_lines_in_the_log": errors[:20],
         "gateway_exit_code": gateway.returncode,
         "memory_mb": {"second_quarter": round(before, 1), "last_quarter": round(after, 1), "most": max(values)},
+        "memory_by_share_mb": {"last": curve[-1][2], "most": max(shared for _, _, shared in curve)},
         "memory_flat": after - before < max(5.0, 0.08 * before),
         "memory_curve_mb": curve,
         "load_average": round(os.getloadavg()[0], 1),
@@ -354,6 +365,7 @@ def free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=3600.0, help="how long, at half load (default: an hour)")
+    parser.add_argument("--rate", type=float, help="exchanges a second (default: half of what this load reaches)")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the result here")
