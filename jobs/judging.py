@@ -12,6 +12,7 @@ import msgspec
 import optimizer
 from jobs import convert, sentinels
 from jobs.errors import BadModel, NoWork
+from jobs.replies import placed_backends
 from jobs.settings import find_endpoint
 from jobs.work import Work
 from registry import Domain, JudgeSpec, Sample
@@ -66,7 +67,10 @@ async def ask(work: Work, domain: Domain, spec: JudgeSpec, samples: Sequence[Sam
         home=home,
         resume=True,
     )
-    async with optimizer.Evaluation.open(search, clock=work.clock) as evaluation:
+    async with (
+        placed_backends(work, search) as backends,
+        optimizer.Evaluation.open(search, clock=work.clock, backends=backends) as evaluation,
+    ):
         verdicts = await evaluation.judge(task, [p.example for p in batch], [p.text for p in batch])
         ledger = evaluation.ledger
     shutil.rmtree(home, ignore_errors=True)

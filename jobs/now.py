@@ -11,6 +11,7 @@ from typing import Any
 from jobs.errors import JobsError, UnknownJob
 from jobs.lease import Held, under_lease
 from jobs.metrics import Metrics
+from jobs.places import Places
 from jobs.process import holder_name
 from jobs.schedule import BY_NAME, FLEET
 from jobs.work import Work
@@ -73,11 +74,16 @@ async def do_here(
     """
 
     async def work(held: Held) -> str:
-        handed = Work(trigger, registry, settings, held, clock, lambda: uuid.uuid4().hex, Metrics())
-        return await find(trigger.job)(handed)
+        handed = Work(trigger, registry, settings, held, clock, lambda: uuid.uuid4().hex, Metrics(), places=places)
+        try:
+            return await find(trigger.job)(handed)
+        finally:
+            await places.close()
 
+    holder = holder_name()
+    places = Places(registry, holder)
     said = await under_lease(
-        registry, f"job:{trigger.job}:{trigger.domain}", holder_name(), work, ttl=settings.jobs.lease_seconds
+        registry, f"job:{trigger.job}:{trigger.domain}", holder, work, ttl=settings.jobs.lease_seconds
     )
     if said is None:
         raise JobsError(f"A worker is doing {trigger.job!r} for {trigger.domain!r} just now; try again in a moment.")

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, cast
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -107,7 +106,7 @@ class SharedBackend:
         found = self._kept.find(name)
         if found is not None:
             return found
-        async with at_provider(self._model):
+        async with self._kept.work.places.at(provider_of(self._model), self._model.concurrency):
             reply = await self._inner.complete(request)
         self._kept.keep(name, reply, self._role, self._model)
         return reply
@@ -116,14 +115,47 @@ class SharedBackend:
         await self._inner.close()
 
 
-_places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
+class PlacedBackend:
+    """A model whose every call takes a place at its provider."""
+
+    def __init__(self, inner: optimizer.Backend, work: Work, model: optimizer.ModelSpec) -> None:
+        self._inner = inner
+        self._places = work.places
+        self._model = model
+        self.identity = inner.identity
+        self.concurrency = inner.concurrency
+
+    @property
+    def retries(self) -> int:
+        return self._inner.retries
+
+    async def complete(self, request: optimizer.Request) -> optimizer.Completion:
+        async with self._places.at(provider_of(self._model), self._model.concurrency):
+            return await self._inner.complete(request)
+
+    async def close(self) -> None:
+        await self._inner.close()
 
 
-def at_provider(model: optimizer.ModelSpec) -> asyncio.Semaphore:
-    """A place at the model's provider: all searches of this worker share them, whatever roles its models play."""
-    provider = model.api_base or model.model.partition("/")[0]
-    mine = _places.setdefault(asyncio.get_running_loop(), {})
-    return mine.setdefault(provider, asyncio.Semaphore(model.concurrency))
+def provider_of(model: optimizer.ModelSpec) -> str:
+    """Whose places a call takes: all models at one address share them, whatever roles they play."""
+    return model.api_base or model.model.partition("/")[0]
+
+
+@asynccontextmanager
+async def placed_backends(work: Work, spec: optimizer.SearchSpec) -> AsyncIterator[Mapping[_Role, optimizer.Backend]]:
+    """The backends of short work whose replies need not outlive it: judging, replays."""
+    backends: dict[_Role, optimizer.Backend] = {}
+    try:
+        for role in _ROLES:
+            model = spec.models.role(role)
+            if model is not None:
+                inner = optimizer.open_backend(model, journal=cast(Any, None), note=_unnoted)
+                backends[role] = cast(optimizer.Backend, PlacedBackend(inner, work, model))
+        yield backends
+    finally:
+        for backend in backends.values():
+            await backend.close()
 
 
 def request_name(identity: str, request: optimizer.Request) -> str:

@@ -19,6 +19,7 @@ from jobs.datasets import MOST_SAMPLES
 from jobs.errors import NoWork
 from jobs.paired import Gain
 from jobs.policy import Verdict
+from jobs.replies import placed_backends
 from jobs.work import Work
 from registry import Domain, Version
 
@@ -124,7 +125,10 @@ async def replay(work: Work, domain: Domain, tasks: list[CuratedTask], stable: V
     before: list[float | None] = []
     after: list[float | None] = []
     try:
-        async with optimizer.Evaluation.open(spec, clock=work.clock) as evaluation:
+        async with (
+            placed_backends(work, spec) as backends,
+            optimizer.Evaluation.open(spec, clock=work.clock, backends=backends) as evaluation,
+        ):
             for task in asked:
                 for prompt, scores in ((stable.system_prompt, before), (challenger.system_prompt, after)):
                     answered = await evaluation.rollouts(prompt, task, task.user_prompt, task.holdout)

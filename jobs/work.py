@@ -9,6 +9,7 @@ from typing import Any
 from jobs.errors import NoWork
 from jobs.lease import Held
 from jobs.metrics import Metrics
+from jobs.places import Places
 from registry import Domain, NotFound, Registry, Settings, Trigger
 
 
@@ -23,6 +24,7 @@ class Work:
     clock: Callable[[], float]
     ids: Callable[[], str]
     metrics: Metrics = field(default_factory=Metrics)
+    places: Places = field(kw_only=True)
 
     @property
     def args(self) -> dict[str, Any]:

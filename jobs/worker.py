@@ -28,6 +28,7 @@ from jobs.connect import open_both
 from jobs.errors import JobsError, LeaseLost, NoWork, UnknownJob
 from jobs.lease import Held, under_lease
 from jobs.metrics import Metrics, start_server
+from jobs.places import Places
 from jobs.process import end_tasks, holder_name, until_told
 from jobs.queue import LANES, Lane, Queue
 from jobs.schedule import BY_NAME
@@ -101,6 +102,7 @@ class Worker:
         self.clock = clock
         self.ids = ids
         self.jobs = jobs
+        self.places = Places(registry, holder)
         self._in_hand: set[asyncio.Task[None]] = set()
 
     async def attend(self, trigger_id: str) -> None:
@@ -118,6 +120,7 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await end_tasks(*self._in_hand)
+                await self.places.close()
 
     async def _attend(self, trigger_id: str) -> None:
         ttl = self.settings.jobs.lease_seconds
@@ -161,7 +164,9 @@ class Worker:
     async def _do(self, trigger: Trigger, held: Held, attempt: int) -> str:
         """The job, and how it ended. Raises RegistryUnavailable, LeaseLost: then it is taken up again."""
         try:
-            work = Work(trigger, self.registry, self.settings, held, self.clock, self.ids, self.metrics)
+            work = Work(
+                trigger, self.registry, self.settings, held, self.clock, self.ids, self.metrics, places=self.places
+            )
             if attempt > MOST_ATTEMPTS:
                 await give_up(work)
             said = await self.jobs(trigger.job)(work)

@@ -26,7 +26,7 @@ _DATA_PLANE = (
     " +zremrangebyrank +zremrangebyscore +smembers +sismember +xadd +xrange +xrevrange +xlen"
     " +eval +evalsha +eval_ro +evalsha_ro +script|load +subscribe +unsubscribe +multi +exec +discard"
 )
-_CONTROL = f"{_BOTH} +@read +@write +@stream +@scripting +@pubsub +@transaction +config|get -flushall -flushdb"
+_CONTROL = f"{_BOTH} +@read +@write +@stream +@scripting +@pubsub +@transaction +config|get +time -flushall -flushdb"
 
 
 def acl_file(passwords: dict[str, str], prefix: str = PREFIX, queue_pattern: str = "taskiq*") -> str:

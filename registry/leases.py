@@ -1,6 +1,10 @@
-"""Leases: the right to do one thing for a while, with a fencing number that shuts out whoever held it before."""
+"""Leases: the right to do one thing for a while, with a fencing number that shuts out whoever held it before. Places:
+the right to do a thing so many times at once, shared fairly by all who ask.
+"""
 
 from __future__ import annotations
+
+import hashlib
 
 from msgspec.structs import replace
 
@@ -35,6 +39,20 @@ class LeaseStore(Store):
     async def release(self, lease: Lease) -> None:
         """Give it back; nothing happens when it has gone to another."""
         await self._redis.run("renew", (self._keys.lease(lease.name),), (f"{lease.fence} {lease.holder}", 0))
+
+    async def share_places(
+        self, name: str, holder: str, *, wanted: int, used: int, limit: int, ttl: float
+    ) -> tuple[int, int]:
+        """This holder's share of ``limit`` places for ``ttl`` seconds, on the server's clock: ``(granted, fair)``.
+
+        ``wanted``: how many it could use now, 0 gives all back. ``used``: how many it may be using at this moment; they
+        are never taken away. Grants of all holders sum to at most ``limit``; where ``fair`` is less than ``granted``,
+        others wait for the difference: the holder goes down to it and asks again. ``name`` may be any text.
+        """
+        tag = hashlib.sha256(name.encode()).hexdigest()[:16]
+        args = (holder, wanted, used, limit, max(1, int(ttl * 1000)))
+        granted, fair = await self._redis.run("share_places", (self._keys.places(tag),), args)
+        return int(granted), int(fair)
 
     async def lease_holder(self, name: str) -> tuple[str, int] | None:
         """``(holder, fence)`` of a lease that is held."""

@@ -208,6 +208,10 @@ class Keys:
         """String with TTL: last fencing number given out."""
         return self._j(name, "lease-fence")
 
+    def places(self, name: str) -> str:
+        """Hash with TTL: holder -> until when, how many wanted, how many granted of a limited number of places."""
+        return self._j(name, "places")
+
     def trigger_seen(self, trigger_id: str) -> str:
         """String with TTL: this firing has been written once."""
         return f"{self.prefix}:j:{{{FLEET}}}:seen:{trigger_id}"

@@ -277,7 +277,9 @@ class JobsSettings(Section):
     """The clock's own limits and habits."""
 
     concurrency: Positive = Field(default=2, description="jobs at one time per worker")
-    calls_in_flight: Positive = Field(default=8, description="model calls at one time per provider")
+    calls_in_flight: Positive = Field(
+        default=8, description="model calls at one time per provider, of all workers together"
+    )
     metrics: str | None = Field(default=None, description="HOST:PORT for a worker's metrics")
     lease_seconds: Seconds = Field(default=30.0, description="after so long without a sign a job is taken over")
     judge_calls_per_day: Annotated[int, Field(ge=0)] = Field(default=5_000, description="per domain; 0 judges nothing")

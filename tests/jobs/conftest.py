@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from jobs.lease import Held
 from jobs.metrics import Metrics
+from jobs.places import Places
 from jobs.work import Work
 from registry import (
     Domain,
@@ -166,7 +167,8 @@ def work_for(registry: Registry, settings: Settings, clock: Clock, job: str, dom
     trigger = Trigger(id=f"{job}-{random.random()}", job=job, domain=domain, at=clock(), by="test", args=args)
     held = Held(Lease(name="test", holder="test", fence=1, until=clock() + 1e9))
     ids = (f"id{n}" for n in range(10**6))
-    return Work(trigger, registry, settings, held, clock, lambda: next(ids), Metrics())
+    places = Places(registry, f"test-{random.random()}")
+    return Work(trigger, registry, settings, held, clock, lambda: next(ids), Metrics(), places=places)
 
 
 async def until(condition: Any, seconds: float = 10.0) -> None:

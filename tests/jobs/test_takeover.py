@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs import optimize
-from jobs.work import Work
+from jobs.places import Places
 from registry import Registry, Settings
 from tests.jobs.conftest import Clock, samples, until, with_shop, work_for
 from tests.jobs.stub_model import StubModel
@@ -39,7 +40,7 @@ async def test_the_next_worker_goes_on(
     await asyncio.gather(first, return_exceptions=True)
     if not same_machine:
         shutil.rmtree(Path(settings.home) / "runs")
-    again = Work(work.trigger, registry, settings, work.held, clock, work.ids, work.metrics)
+    again = dataclasses.replace(work, places=Places(registry, "another worker"))
     await optimize.run(again)
     (run,) = await registry.list_runs("shop")
     assert run.state == "done", run.reason

@@ -237,3 +237,19 @@ async def test_a_fleet_secret_is_made_once(registry: Registry, connect: Connect)
     first, second = await asyncio.gather(registry.secret("exchange"), other.secret("exchange"))
     assert first == second and len(first) == 32
     assert await registry.secret("cookie") != first
+
+
+async def test_places_are_shared_fairly_and_never_more_than_there_are(registry: Registry) -> None:
+    async def ask(holder: str, wanted: int, used: int = 0, ttl: float = 5.0) -> tuple[int, int]:
+        return await registry.share_places("http://provider/{x}", holder, wanted=wanted, used=used, limit=8, ttl=ttl)
+
+    assert await ask("one", 20) == (8, 8), "alone, all of it"
+    assert await ask("two", 2) == (0, 2), "nothing is left, two would be fair"
+    assert await ask("one", 20, used=8) == (8, 6), "what is in use is not taken away"
+    assert await ask("one", 20, used=6) == (6, 6)
+    assert await ask("two", 2) == (2, 2)
+    assert await ask("one", 0) == (0, 0)
+    assert await ask("two", 20, used=2) == (8, 8)
+    assert await ask("two", 20, used=2, ttl=0.05) == (8, 8)
+    await asyncio.sleep(0.1)
+    assert await ask("three", 8) == (8, 8), "who does not ask again has lost its share"
