@@ -1,11 +1,14 @@
-"""What a move would change and cost: shown before it is confirmed, and before a person approves it."""
+"""What a move would change and cost: shown before it is confirmed, and before a person approves it. The same for a
+search.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from gateway.api.answers import pointers
-from gateway.console.contexts import ApprovalsPage, Change, ConfirmPage, WaitingRow
+from gateway.console.contexts import ApprovalsPage, Change, ConfirmPage, OptimizePage, WaitingRow
 from gateway.console.diff import compare, rewritten
 from registry import Approval, NotFound, Registry, Version
 
@@ -31,19 +34,23 @@ async def approvals_page(registry: Registry, *, may_move: bool, now_s: float) ->
 async def _asked_change(registry: Registry, approval: Approval, now_s: float) -> Change | None:
     """What the approved move would change; None when its version or domain is gone."""
     try:
-        version, deployment = await asyncio.gather(
-            registry.get_version(approval.domain, approval.version), registry.deployment(approval.domain)
+        domain, version, deployment = await asyncio.gather(
+            registry.get_domain(approval.domain),
+            registry.get_version(approval.domain, approval.version),
+            registry.deployment(approval.domain),
         )
         stable = await registry.get_version(approval.domain, deployment.stable) if deployment.stable else None
     except NotFound:
         return None
-    return await change_of(registry, approval.domain, stable, version, now_s=now_s)
+    share = min(domain.canary.stages, default=1.0) if approval.kind == "canary" else 1.0
+    return await change_of(registry, approval.domain, stable, version, now_s=now_s, share=share)
 
 
 async def change_of(
-    registry: Registry, domain: str, old: Version | None, new: Version | None, *, now_s: float
+    registry: Registry, domain: str, old: Version | None, new: Version | None, *, now_s: float, share: float = 1.0
 ) -> Change:
-    """The difference of two versions, and what it costs in prompt caches to go from one to the other.
+    """The difference of two versions, and what it costs in prompt caches that a ``share`` of the units goes from one to
+    the other.
 
     Providers keep a prompt's prefix for about an hour at most: the units seen in that time are the conversations whose
     next turn pays for its whole prefix once more.
@@ -58,6 +65,7 @@ async def change_of(
         rewritten=rewritten(diff),
         live_units=len({outcome.unit for outcome in recent}),
         prefix_tokens=sum(o.prompt_tokens for o in recent) // max(1, len(recent)),
+        share=share,
     )
 
 
@@ -70,6 +78,7 @@ async def confirm_page(
     texts = {v.number: v for v in await registry.list_versions(domain)}
     target = {"rollback": deployment.previous, "abort": deployment.stable}.get(action, version)
     now = deployment.canary if action == "abort" else deployment.stable
+    reached = {"canary": share, "abort": deployment.share}.get(action, 1.0)
     old = texts.get(now) if now is not None else None
     new = texts.get(target) if target is not None else None
     warning = ""
@@ -88,6 +97,23 @@ async def confirm_page(
         share=share,
         epoch=deployment.epoch,
         deployment=pointers(deployment),
-        change=await change_of(registry, domain, old, new, now_s=now_s),
+        change=await change_of(registry, domain, old, new, now_s=now_s, share=min(max(reached, 0.0), 1.0)),
         warning=warning,
+    )
+
+
+async def optimize_page(registry: Registry, name: str) -> OptimizePage:
+    """What a search would work on and may spend. Raises NotFound."""
+    domain = await registry.get_domain(name)
+    deployment, runs, samples = await asyncio.gather(
+        registry.deployment(name), registry.list_runs(name), registry.samples(name, limit=2000)
+    )
+    kept = Counter(sample.task for sample in samples)
+    return OptimizePage(
+        title=f"Optimize {name}",
+        section="Overview",
+        domain=domain,
+        deployment=pointers(deployment),
+        samples={task: kept[task] for task in sorted({*domain.tasks, *kept} - {""})},
+        live_run=next((run.id for run in runs if run.state in ("queued", "running")), ""),
     )

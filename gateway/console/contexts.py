@@ -193,7 +193,10 @@ class SamplesPage(Page):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """From one version to another: the words, and how many conversations pay for a whole prompt once more."""
+    """From one version to another: the words, and how many conversations pay for a whole prompt once more.
+
+    ``live_units`` are the conversations of the last hour, ``share`` the part of them that the move reaches.
+    """
 
     before: int | None
     after: int | None
@@ -201,10 +204,11 @@ class Change(msgspec.Struct, frozen=True):
     rewritten: float
     live_units: int
     prefix_tokens: int
+    share: float
 
 
 class WaitingRow(msgspec.Struct, frozen=True):
-    """A move that waits for a word, and what it would change; None where that is not shown."""
+    """A move that waits for approval, and what it would change; None where that is not shown."""
 
     approval: Approval
     change: Change | None
@@ -277,6 +281,18 @@ class HealthPage(Page):
     facts: dict[str, str]
     ready: bool
     refused: dict[str, int]
+
+
+class OptimizePage(Page):
+    """A search, before it is asked for: what it would work on, with which models, and what it may spend.
+
+    ``samples`` counts the kept exchanges per task. ``live_run`` is a search of this domain that has not ended.
+    """
+
+    domain: Domain
+    deployment: Pointers
+    samples: dict[str, int]
+    live_run: str
 
 
 class ConfirmPage(Page):

@@ -75,6 +75,10 @@ def move_routes(router: APIRouter, console: Console) -> None:
 
 
 def form_routes(router: APIRouter, console: Console) -> None:
+    @router.get("/domains/{d}/optimize")
+    async def confirm_search(request: Request, d: str) -> Response:
+        return await console.page(request, lambda registry, _: changes.optimize_page(registry, d))
+
     @router.post("/domains/{d}/optimize")
     async def optimize(request: Request, d: str, why: Text = "", csrf: Text = "", once: Text = "") -> Response:
         async def go(registry: Registry, who: Visitor) -> str:

@@ -42,6 +42,7 @@ TEMPLATES = {
     "JobsPage": "jobs.html",
     "HealthPage": "health.html",
     "ConfirmPage": "confirm.html",
+    "OptimizePage": "optimize.html",
     "ApprovalsPage": "approvals.html",
     "KeysPage": "keys.html",
     "AuditPage": "audit.html",

@@ -153,5 +153,10 @@ async def _lines(items: AsyncIterator[tuple[str, dict[str, Any]] | Run | None]) 
             yield b'data: {"ended": true}\n\n'
         else:
             spent, budget = searches.spending([item[1]])
-            line = {"text": searches.event_text(item[1]), "spent": spent, "budget": budget}
+            line = {
+                "kind": item[1].get("kind", ""),
+                "text": searches.event_text(item[1]),
+                "spent": spent,
+                "budget": budget,
+            }
             yield b"id: " + item[0].encode() + b"\ndata: " + encode(line) + b"\n\n"

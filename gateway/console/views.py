@@ -74,7 +74,7 @@ async def overview(registry: Registry, *, query: str, page: int) -> Overview:
     shown = domains[(page - 1) * PER_PAGE : page * PER_PAGE]
     rows = await asyncio.gather(*(_row(registry, name) for name in shown))
     needs = [
-        Need(f"{a.domain}: version {a.version} waits for a word ({a.kind}): {a.reason}", "/approvals")
+        Need(f"{a.domain}: version {a.version} waits for approval ({a.kind}): {a.reason}", "/approvals")
         for a in await registry.list_approvals()
         if not a.decision
     ]

@@ -228,6 +228,8 @@ PAGES = [
     "/domains/support/move?action=promote&version=1",
     "/domains/support/move?action=canary&version=3",
     "/domains/support/move?action=rollback",
+    "/domains/support/optimize",
+    "/domains/empty/optimize",
     "/approvals",
     "/jobs",
     "/audit",
@@ -337,12 +339,31 @@ async def test_a_search_is_asked_for_and_followed_live(house: House, browser: Br
         await finish(house.registry, run.id)
     context, page = await signed_in(browser, house)
     await page.goto(house.url + "/console/domains/support")
-    await page.get_by_label("Reason").fill("scores fell")
-    await page.get_by_role("button", name="Optimize now").click()
+    await page.get_by_role("link", name="Optimize now").click()
+    cost = await page.inner_text("section[aria-labelledby=cost]")
+    assert "6000 calls" in cost
+    assert "none are lost" in cost
+    assert "24 kept exchanges" in await page.inner_text("section[aria-labelledby=works]")
+    await page.get_by_label("Reason, for the audit").fill("scores fell")
+    await page.get_by_role("button", name="Optimize").click()
     await page.get_by_text("The search is asked for").wait_for()
     run = next(r for r in await house.registry.list_runs("support") if r.state == "queued")
-    await house.registry.append_run_event(run.id, {"kind": "candidates", "message": "generation 1: nine candidates"})
+    add = house.registry.append_run_event
+    await add(run.id, {"kind": "candidates", "message": "generation 1: nine candidates"})
     await page.get_by_text("generation 1: nine candidates").wait_for()
+    data = {"score": 0.61, "calls": 300, "best": f"Be brief. {HOSTILE}"}
+    await add(run.id, {"kind": "generation", "message": "number 1", "data": data})
+    await page.get_by_role("cell", name="0.610").wait_for()  # the table grows while one looks
+    await add(run.id, {"kind": "progress", "message": "", "data": {"calls": 400, "budget": 1000}})
+    await page.get_by_text("Calls of 1000").wait_for()
+    await add(run.id, {"kind": "progress", "message": "", "data": {"calls": 700, "budget": 1000}})
+    await page.locator('progress[data-spend][value="700"]').wait_for()
+    assert await page.evaluate("window.stolen") is None
+    second = await context.new_page()
+    await second.goto(house.url + "/console/domains/support/optimize")
+    await second.get_by_text("has not ended").wait_for()
+    assert await second.get_by_role("button", name="Optimize").count() == 0
+    await second.close()
     await finish(house.registry, run.id)
     await page.locator(".badge", has_text="done").wait_for()
     await context.close()
@@ -361,7 +382,7 @@ async def finish(registry: Registry, id: str) -> None:
 async def test_a_viewer_looks_and_does_not_move(house: House, browser: Browser) -> None:
     context, page = await signed_in(browser, house, key=VIEWER)
     await page.goto(house.url + "/console/domains/support")
-    assert await page.get_by_role("button", name="Optimize now").count() == 0
+    assert await page.get_by_role("link", name="Optimize now").count() == 0
     await page.goto(house.url + "/console/domains/support/move?action=promote&version=1")
     await page.get_by_label("Reason, for the audit").fill("I may not")
     await page.get_by_role("button", name="Promote").click()
@@ -529,10 +550,10 @@ async def test_a_domain_deleted_under_an_open_page(house: House, browser: Browse
 
     await house.registry.put_domain(Domain(name="fleeting"), actor="test")
     context, page = await signed_in(browser, house)
-    await page.goto(house.url + "/console/domains/fleeting")
+    await page.goto(house.url + "/console/domains/fleeting/optimize")
     await house.registry.delete_domain("fleeting", "somebody", "no longer needed")
     await page.get_by_label("Reason").fill("scores fell")
-    await page.get_by_role("button", name="Optimize now").click()
+    await page.get_by_role("button", name="Optimize").click()
     await page.get_by_role("heading", name="Not here").wait_for()
     assert "may have been deleted" in await page.inner_text("main")
     for path in ("/domains/fleeting", "/domains/fleeting/move?action=promote&version=1", "/audit?domain=fleeting"):
@@ -638,7 +659,7 @@ async def test_the_cookie_is_secure_behind_tls(house: House, gateway: tuple[str,
         process.communicate(timeout=20)
 
 
-async def test_five_hundred_domains(house: House, browser: Browser) -> None:
+async def test_five_hundred_domains(house: House, browser: Browser, tmp_path: Path) -> None:
     from registry import Domain
 
     names = [f"team-{i:03}" for i in range(500)]
@@ -647,6 +668,7 @@ async def test_five_hundred_domains(house: House, browser: Browser) -> None:
             *(house.registry.put_domain(Domain(name=n), actor="test") for n in names[start : start + 50])
         )
     context, page = await signed_in(browser, house, viewport={"width": 400, "height": 800})
+    shots = Path(os.environ.get("METASPO_SCREENSHOTS") or tmp_path)
     known = len(await house.registry.list_domains())
     assert f"{known} domains" in await page.inner_text("main")
     assert await page.locator("tbody tr").count() == 50
@@ -655,6 +677,7 @@ async def test_five_hundred_domains(house: House, browser: Browser) -> None:
         began = time.perf_counter()
         await page.goto(house.url + "/console" + path)
         seconds[path] = round(time.perf_counter() - began, 2)
+        await page.screenshot(path=shots / f"many{re.sub('[^a-z0-9]', '-', path)}.png", full_page=True)
         assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
     print("seconds to load with 500 domains:", seconds)
     await page.goto(house.url + "/console")
