@@ -3,12 +3,15 @@ processes, and the same smoke test that one would run against the containers."""
 
 from __future__ import annotations
 
+import http.client
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -47,6 +50,8 @@ def part(name: str, home: Path, redis_url: str, upstream: str) -> Part:
         "METASPO_UPSTREAMS": f"[{{name: openai, dialect: openai, base_url: '{upstream}/v1'}}]",
         "METASPO_LISTEN": f"127.0.0.1:{port}",
     }  # fmt: skip
+    allowed = "METASPO_GATEWAY_FORWARDED_ALLOW"
+    inside[allowed] = inside[allowed].replace("172.16.0.0/12", "127.0.0.1")  # where the containers' nginx is
     command = [re.sub(r"0\.0\.0\.0:\d+", f"127.0.0.1:{port}", word) for word in service["command"]]
     return Part(name, port, command, inside)
 
@@ -97,3 +102,62 @@ def test_both_replicas_serve_and_see_the_same_move(parts: list[Part]) -> None:
     assert until("both serve the new version", everywhere) < 5
     for url in gateways:
         assert ask(f"{url}/console/sign-in", "")[0] == 200
+
+
+@pytest.fixture
+def front(parts: list[Part], tmp_path: Path) -> Iterator[int]:
+    """The compose file's nginx with its own configuration before both gateways; its port."""
+    ports = [p.port for p in parts if p.name == "gateway"]
+    for gateway in ports:
+        until("it is ready", lambda gateway=gateway: ask(f"http://127.0.0.1:{gateway}/readyz", CALLER)[0] == 200)
+    port = free_port()
+    told = (ROOT / "deploy" / "nginx" / "gateway.conf").read_text()
+    both = " ".join(f"server 127.0.0.1:{gateway} max_fails=0;" for gateway in ports)
+    told = told.replace("server gateway:8080 max_fails=0;", both).replace("listen 8080;", f"listen 127.0.0.1:{port};")
+    folders = " ".join(
+        f"{name}_temp_path {tmp_path / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; pid {tmp_path / 'pid'}; error_log {tmp_path / 'error.log'};\nevents {{}}\n"
+        f"http {{ access_log off; {folders}\n{told} }}\n"
+    )
+    command = ["nginx", "-e", str(tmp_path / "error.log"), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until("nginx answers", lambda: ask(f"http://127.0.0.1:{port}/readyz", CALLER)[0] == 200, seconds=20)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed (apt-get install nginx)")
+
+
+@needs_nginx
+def test_one_port_before_both_replicas_says_whether_the_outside_is_tls(front: int) -> None:
+    """A TLS proxy before nginx is believed; without one the cookie stays usable over plain HTTP."""
+    assert "; Secure" in signed_in(front, **{"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9"})
+    assert "; Secure" not in signed_in(front)
+    assert "; Secure" not in signed_in(front, **{"x-forwarded-proto": "http"})
+
+
+def signed_in(port: int, **headers: str) -> str:
+    """The cookie of a sign-in at this port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    told = {"content-type": "application/x-www-form-urlencoded", **headers}
+    connection.request("POST", "/console/sign-in", urlencode({"key": OPERATOR}), told)
+    answer = connection.getresponse()
+    assert answer.status == 303, answer.read()
+    connection.close()
+    return answer.headers["set-cookie"]
+
+
+@needs_nginx
+def test_a_stream_passes_the_front_as_it_comes(front: int) -> None:
+    body = {"model": "gpt-4o-mini", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    status, head, text = ask(f"http://127.0.0.1:{front}/v1/chat/completions", CALLER, body)
+    assert status == 200
+    assert head["content-type"].startswith("text/event-stream")
+    assert text.count("data: ") >= len(WORDS)
+    assert text.rstrip().endswith("data: [DONE]")
