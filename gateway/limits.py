@@ -152,8 +152,6 @@ class KeyLimits:
         self._ledger = ledger
         self._books: dict[str, _Book] = {}
         self._task: asyncio.Task[None] | None = None
-        self.unpriced = 0
-        """Exchanges of keys with a budget whose model has no known price: not counted against the budget."""
         self.reconciled_at: float | None = None
 
     # --- the request path ---------------------------------------------------------------------------------------------
@@ -191,11 +189,8 @@ class KeyLimits:
         else:
             book.tokens.now.ours += max(0, used - exchange.estimate)
         if key.usd_per_day is not None and usage is not None:
-            cost = exchange_cost(exchange, self._prices)
-            if cost is None:
-                self.unpriced += 1
-            else:
-                book.spent.ours += cost
+            # what has no known price is not counted, but for `metaspo_unpriced_total`
+            book.spent.ours += exchange_cost(exchange, self._prices) or 0.0
 
     def _book(self, key: str, now: float) -> _Book:
         book = self._books.get(key)

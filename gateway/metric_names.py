@@ -51,6 +51,13 @@ FAMILIES: tuple[Family, ...] = (
         (*_ABOUT, "gen_ai_token_type"),
         _TOKENS,
     ),
+    Family(
+        "metaspo_unpriced_total",
+        "counter",
+        "Answered exchanges whose cost no budget could count: the provider told no tokens (tokens), or neither the"
+        " config nor the price table knows the model (price).",
+        ("gen_ai_request_model", "reason"),
+    ),
     Family("metaspo_prompt_version", "gauge", "Version a pointer names.", ("domain", "arm")),
     Family("metaspo_canary_share", "gauge", "Share of units on the canary, 0 when none runs.", ("domain",)),
     Family("metaspo_in_flight", "gauge", "Requests that are being answered now."),

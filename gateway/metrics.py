@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.exchange import Dialect, Exchange
+from gateway.exchange import Dialect, Exchange, Target
 from gateway.metric_names import FAMILIES, Family
 from registry import Snapshot
 
@@ -90,7 +90,7 @@ class GatewayMetrics:
     """The numbers of one worker. Implements `gateway.exchange.Metrics`, and what sampling, snapshot and API report.
 
     ``directory`` is shared by the workers of one `serve`, and empty when it begins; None: this process is the only one.
-    ``models`` are the names that the config gives; ``priced`` tells whether the price table knows a name.
+    ``models`` are the names that the config gives; ``priced`` tells whether the price table knows one of some names.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class GatewayMetrics:
         directory: Path | None = None,
         *,
         models: Iterable[str] = (),
-        priced: Callable[[str], bool] = lambda _name: False,
+        priced: Callable[..., bool] = lambda *_names: False,
         pid: int | None = None,
     ) -> None:
         self._directory = directory
@@ -147,6 +147,8 @@ class GatewayMetrics:
         if usage is not None:
             self._observe("gen_ai_client_token_usage", (*about, "input"), usage.prompt_tokens)
             self._observe("gen_ai_client_token_usage", (*about, "output"), usage.answer_tokens)
+        if exchange.ok and (reason := self._cost_unknown(exchange, target)):
+            self._count("metaspo_unpriced_total", (about[1], reason))
 
     def _observe(self, name: str, labels: Labels, value: float) -> None:
         series = self._histograms[name]
@@ -156,6 +158,14 @@ class GatewayMetrics:
             histogram = series[labels] = Histogram([0] * (len(bounds) + 1))
         histogram.counts[bisect_left(bounds, value)] += 1
         histogram.total += value
+
+    def _cost_unknown(self, exchange: Exchange, target: Target) -> str:
+        """Why no budget can count this exchange; empty when its cost is known."""
+        if exchange.usage is None:
+            return "tokens"
+        if target.price_in is not None or target.price_out is not None:
+            return ""
+        return "" if self._priced(target.model, exchange.model) else "price"
 
     def _domain(self, name: str) -> str:
         return name if name in self._domains else OTHER if name else ""

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 _DATED = re.compile(r"(?:[-@]\d{4}-?\d{2}-?\d{2}|-latest|:latest)$")
+MOST_NAME = 256
+"""Characters of a model's name that a price is looked for."""
 _TABLE = Path(__file__).with_name("prices.json")
 
 
@@ -52,10 +54,16 @@ class Prices:
 
     def __init__(self, table: Mapping[str, Price] | None = None) -> None:
         self._table = read_table() if table is None else table
-        self.of = lru_cache(maxsize=1024)(self._find)  # names come from callers: the memory of them is bounded
+        self._known = lru_cache(maxsize=1024)(self._find)  # names come from callers: the memory of them is bounded
+
+    def of(self, *names: str) -> Price | None:
+        """The price under the first name that has one; give the upstream's name of the model, then the caller's."""
+        for name in names:
+            if len(name) > MOST_NAME:
+                return None
+        return self._known(*names)
 
     def _find(self, *names: str) -> Price | None:
-        """The price under the first name that has one; give the upstream's name of the model, then the caller's."""
         for name in names:
             for form in _forms(name):
                 if form in self._table:

@@ -26,6 +26,8 @@ LONGEST_REST = 30.0
 """Seconds a deployment that said 429 is left alone at most, where there is another."""
 
 MOST_TARGETS = 1000
+LONGEST_NAME = 256
+"""Characters of a model's name whose target is remembered."""
 
 Verdict = Literal["good", "failed", "busy", "unknown"]
 """How a request went for its target: ``busy`` is a 429, ``unknown`` when the caller left."""
@@ -161,9 +163,11 @@ class Router:
         key = (id(place), asked)
         target = self._targets.get(key)
         if target is None:
-            if len(self._targets) >= MOST_TARGETS:  # names come from callers: the memory of them is bounded
-                self._targets.clear()
-            target = self._targets[key] = place.target(asked, rest)
+            target = place.target(asked, rest)
+            if len(asked) <= LONGEST_NAME:  # names come from callers: the memory of them is bounded
+                if len(self._targets) >= MOST_TARGETS:
+                    self._targets.clear()
+                self._targets[key] = target
         return Pick(self, place.upstream, target, self.health(place), now)
 
     def _best(self, places: Sequence[Place], now: float) -> Place | None:

@@ -89,7 +89,7 @@ class Worker:
         self.metrics = GatewayMetrics(
             scratch,
             models=[route.name for route in settings.models],
-            priced=lambda name: prices.of(name) is not None,
+            priced=lambda *names: prices.of(*names) is not None,
         )
         self.sampler = Sampler(
             self._record,

@@ -87,6 +87,22 @@ def test_what_callers_write_never_becomes_a_label() -> None:
     assert value(metrics, "metaspo_requests_total", dialect="chat", domain="other", arm="stable", status="other") == 200
 
 
+def test_exchanges_that_no_budget_can_count_are_told() -> None:
+    metrics = made(priced=lambda *names: "gpt-4o" in names)
+    metrics.observe(exchange())  # a model of the config without a price
+    metrics.observe(exchange(target=Target("openai", "openai", "gpt-x", price_in=1.0)))
+    metrics.observe(exchange(target=Target("openai", "openai", "deployment-7"), model="gpt-4o"))
+    metrics.observe(exchange(target=Target("openai", "openai", "what-callers-write"), model="too"))
+    metrics.observe(exchange(usage=None))
+    metrics.observe(exchange(usage=None, status=500))  # an error costs nothing
+    told = {labels: count for (name, labels), count in samples(metrics).items() if name == "metaspo_unpriced_total"}
+    assert told == {
+        (("gen_ai_request_model", "gpt-x"), ("reason", "price")): 1.0,
+        (("gen_ai_request_model", "other"), ("reason", "price")): 1.0,
+        (("gen_ai_request_model", "gpt-x"), ("reason", "tokens")): 1.0,
+    }
+
+
 def test_unusual_statuses_are_grouped() -> None:
     metrics = made()
     metrics.observe(exchange(status=418))

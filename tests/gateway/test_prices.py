@@ -46,3 +46,9 @@ def test_what_is_not_priced_by_token_is_left_out() -> None:
     assert price_row({"mode": "chat"}) is None
     assert price_row({"mode": "chat", "input_cost_per_token": 0.0, "output_cost_per_token": 0.0}) is None
     assert price_row({"mode": "embedding", "input_cost_per_token": 2e-8}) == [0.02, 0.0]
+
+
+def test_names_of_any_length_are_not_remembered() -> None:
+    prices = Prices({"gpt-x": Price(1.0)})
+    assert prices.of("x" * 1_000_000, "gpt-x") is None
+    assert prices.of("nobody-knows", "gpt-x") == Price(1.0)

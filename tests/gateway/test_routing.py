@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ import pytest
 from rig import DONE, HELLO, Request, Wires, completion, delta, door, settings_for, upstream
 
 from gateway.errors import RequestRefused
-from gateway.routing import Router
+from gateway.routing import MOST_TARGETS, Router
 from gateway.settings import House, house_of
 from registry import Settings
 
@@ -297,3 +298,15 @@ async def test_a_reload_replaces_the_translate_lane(tmp_path: Path) -> None:
         gate.worker.reload(settings_for(tmp_path, up))
         assert gate.worker.pipeline.lanes.translate() is not before
         assert (await gate.ask())[0] == 200
+
+
+def test_names_that_callers_make_up_are_not_kept_without_bound() -> None:
+    route = router([{"name": "*", "upstream": "a"}])
+    tracemalloc.start()
+    try:
+        for number in range(2 * MOST_TARGETS):
+            route.choose(f"{number}-" + "x" * 100_000, "openai").done("good")
+            route.choose(f"{number}", "openai").done("good")
+        assert tracemalloc.get_traced_memory()[0] < 2 << 20
+    finally:
+        tracemalloc.stop()
