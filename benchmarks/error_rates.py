@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from jobs import statistics
-from optimizer.simulate import SEED, Domain, Pipeline, draws
+from optimizer.simulation.gate import SEED, Domain, Pipeline, draws
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIZES = (50, 100, 200)

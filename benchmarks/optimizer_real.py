@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from optimizer import Budget, LoopSizes, Models, ModelSpec, SearchSpec, load_task, search  # noqa: E402
 from optimizer.paper import as_method  # noqa: E402
 from optimizer.report import result_to_dict  # noqa: E402
-from optimizer.tasks import TaskSettings  # noqa: E402
+from optimizer.tasks.folders import TaskSettings  # noqa: E402
 
 SOURCES = ("safety/hatecheck", "safety/tweet_eval", "support/ag_news", "reasoning/logical_fallacy")
 UNSEEN = ("safety/ethos", "reasoning/epistemic", "reasoning/navigate")

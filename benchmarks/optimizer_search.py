@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from optimizer.records import Budget, LedgerRow, LoopSizes, Models, ModelSpec, SearchResult, SearchSpec
 from optimizer.search import search
-from optimizer.worlds import SEED_PROMPT, World, WorldBackend, WorldSettings, world_tasks
+from optimizer.worlds.world import SEED_PROMPT, World, WorldBackend, WorldSettings, world_tasks
 
 TRAINING_CALLS = 18_200
 QUARTER = TRAINING_CALLS // 4

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optimizer.admission.lint import lint
     from optimizer.doctor import check
     from optimizer.errors import (
         BudgetSpent,
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
         SearchFileError,
     )
     from optimizer.estimate import Estimate, estimate
-    from optimizer.evaluation import Evaluation
-    from optimizer.gate import GateResult, decide
+    from optimizer.evaluation.evaluation import Evaluation
+    from optimizer.gate.decision import GateResult, decide
     from optimizer.judges import judge_for
-    from optimizer.lint import lint
     from optimizer.models import Backend, open_backend
     from optimizer.records import (
         Budget,
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
         TaskScore,
         Verdict,
     )
-    from optimizer.runs import fingerprint
+    from optimizer.run.fingerprint import fingerprint
     from optimizer.search import search
     from optimizer.search_file import load_search_file
     from optimizer.settings import Settings
-    from optimizer.tasks import load_task, split_traffic
+    from optimizer.tasks.folders import load_task, split_traffic
 
 _HOME = {
     "doctor": ("check",),
@@ -76,10 +76,10 @@ _HOME = {
         "SearchFileError",
     ),
     "estimate": ("Estimate", "estimate"),
-    "evaluation": ("Evaluation",),
-    "gate": ("GateResult", "decide"),
+    "evaluation.evaluation": ("Evaluation",),
+    "gate.decision": ("GateResult", "decide"),
     "judges": ("judge_for",),
-    "lint": ("lint",),
+    "admission.lint": ("lint",),
     "models": ("Backend", "open_backend"),
     "records": (
         "Budget",
@@ -105,11 +105,11 @@ _HOME = {
         "TaskScore",
         "Verdict",
     ),
-    "runs": ("fingerprint",),
+    "run.fingerprint": ("fingerprint",),
     "search": ("search",),
     "search_file": ("load_search_file",),
     "settings": ("Settings",),
-    "tasks": ("load_task", "split_traffic"),
+    "tasks.folders": ("load_task", "split_traffic"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -174,7 +174,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """The package, where a public function wins over the submodule of its name: ``optimizer.lint`` is the function."""
+    """The package, where a public function wins over the submodule of its name: ``optimizer.search`` is one."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and name in _MODULE_OF:

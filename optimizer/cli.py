@@ -169,7 +169,7 @@ class _Simulations(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in ("gate", "search"):
             return None
-        from optimizer import simulate as simulations
+        from optimizer.simulation import cli as simulations
 
         command: click.Command = getattr(simulations, f"simulate_{cmd_name}")
         return command

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.baselines import NAMES
+from optimizer.methods.baselines import NAMES
 from optimizer.models import price_of
-from optimizer.plan import plan_for
 from optimizer.records import Example, ModelRole, Record, SearchSpec, SearchTask
+from optimizer.steps.plan import plan_for
 
 _CHARACTERS_PER_TOKEN = 4.0
 _SHORT_ANSWER = 16

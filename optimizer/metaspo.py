@@ -1,12 +1,12 @@
 """The default search: the bilevel idea of MetaSPO (arXiv 2505.09666) at a fraction of its cost, and honest.
 
 The inner loop improves each task's user prompts at the current system prompt; the outer loop improves the system
-prompt over all tasks. What differs from the published loop: failures come from one split and races run on another,
-failures are typed and analysed per task before one synthesis names hypotheses, parents come from a Pareto archive
-over tasks, every candidate is checked before it costs anything, and races drop losers early. ``optimizer.faithful``
-has the loop as published.
+prompt over all tasks. What differs from the published loop (``methods/faithful.py``): failures come from one split and
+races run on another, failures are typed and analysed per task before one synthesis names hypotheses, parents come from
+a Pareto archive over tasks, every candidate is checked before it costs anything, and races drop losers early.
 
-Read :func:`metaspo` from top to bottom; everything it calls is small and lives in the file of its name.
+Read :func:`metaspo` from top to bottom; what it calls is small: ``steps/`` has its steps, ``proposals/`` makes new
+prompts, ``admission/`` refuses bad ones, ``evaluation/`` asks the models, ``gate/`` has the last word.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optimizer import inner, preflight
-from optimizer.admission import Admission
-from optimizer.archive import Archive
-from optimizer.components import corpus_for
+from optimizer.admission.admission import Admission
 from optimizer.draws import stream
 from optimizer.errors import BudgetSpent
-from optimizer.evaluation import Evaluation
-from optimizer.failures import Failures, collect
-from optimizer.found import Found
-from optimizer.inner import UserPrompts
-from optimizer.plan import Plan, cost_of_rollout
-from optimizer.proposals import History, Parent, Proposal, Proposer, SystemAsk, combined
-from optimizer.racing import (
+from optimizer.evaluation.evaluation import Evaluation
+from optimizer.methods.found import Found
+from optimizer.proposals.components import corpus_for
+from optimizer.proposals.editor import ComponentEditor
+from optimizer.proposals.failures import Failures, collect
+from optimizer.proposals.proposal import History, Parent, Proposal, Proposer, SystemAsk, combined
+from optimizer.records import Candidate, Generation, Rollout, SearchSpec, SearchTask
+from optimizer.steps import inner, preflight
+from optimizer.steps.archive import Archive
+from optimizer.steps.inner import UserPrompts
+from optimizer.steps.plan import Plan, cost_of_rollout
+from optimizer.steps.racing import (
     NO_DIFFERENCE,
     Cell,
     Difference,
@@ -39,8 +41,6 @@ from optimizer.racing import (
     price,
     race,
 )
-from optimizer.records import Candidate, Generation, Rollout, SearchSpec, SearchTask
-from optimizer.sprig import ComponentEditor
 from optimizer.waves import together
 
 CANDIDATE_NAME = "g{generation}.{number}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
-    from optimizer.gate import GateResult
+    from optimizer.gate.decision import GateResult
 
 JudgeKind = Literal["exact", "choice", "number", "contains", "f1", "macro_f1", "json_schema", "math", "rubric"]
 ModelRole = Literal["base", "optimizer", "judge", "audit_judge"]

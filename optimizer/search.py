@@ -7,21 +7,21 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from optimizer import baselines
-from optimizer.analysis import Rewriter, reworded
-from optimizer.components import corpus_for
-from optimizer.confirm import Confirmation, arm_of, confirm
 from optimizer.errors import BudgetSpent, RunBlocked
-from optimizer.evaluation import Evaluation, OnEvent, ignore
-from optimizer.found import Found
-from optimizer.holdout import Chosen, Holdout
+from optimizer.evaluation.evaluation import Evaluation, OnEvent, ignore
+from optimizer.methods import baselines
+from optimizer.methods.found import Found
 from optimizer.models import Backend, price_of
-from optimizer.plan import DEFAULT_CALLS, LEAST_CALLS, Plan, plan_for
-from optimizer.preflight import constant_baseline
-from optimizer.proposals import Proposer
-from optimizer.racing import CHARACTERS_PER_TOKEN
+from optimizer.proposals.analysis import Rewriter, reworded
+from optimizer.proposals.components import corpus_for
+from optimizer.proposals.editor import ComponentEditor
+from optimizer.proposals.proposal import Proposer
 from optimizer.records import Budget, ModelRole, Scores, SearchResult, SearchSpec
-from optimizer.sprig import ComponentEditor
+from optimizer.run.holdout import Chosen, Holdout
+from optimizer.steps.confirm import Confirmation, arm_of, confirm
+from optimizer.steps.plan import DEFAULT_CALLS, LEAST_CALLS, Plan, plan_for
+from optimizer.steps.preflight import constant_baseline
+from optimizer.steps.racing import CHARACTERS_PER_TOKEN
 
 PROMPT_GROWTH = 600
 """Characters that a candidate is longer than the seed, on average."""
@@ -87,7 +87,7 @@ async def search(
 async def find(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
     """Let the method of ``spec`` search. Raises ``RunBlocked`` for a method that cannot run on this spec."""
     if spec.method in PUBLISHED_LOOPS or (spec.method == "metaspo" and spec.faithful):
-        from optimizer.faithful import faithful
+        from optimizer.methods.faithful import faithful
 
         return await faithful(spec, evaluation)
     if spec.method == "metaspo":
@@ -95,19 +95,19 @@ async def find(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
 
         return await metaspo(spec, evaluation, proposer_for(spec, evaluation), plan)
     if spec.method == "protegi":
-        from optimizer.protegi import protegi
+        from optimizer.methods.protegi import protegi
 
         return await protegi(spec, evaluation)
     if spec.method == "ape":
-        from optimizer.ape import ape
+        from optimizer.methods.ape import ape
 
         return await ape(spec, evaluation)
     if spec.method == "sprig":
-        from optimizer.sprig import sprig
+        from optimizer.methods.sprig import sprig
 
         return await sprig(spec, evaluation, plan)
     if spec.method == "gepa":
-        from optimizer.gepa import gepa_search
+        from optimizer.methods.gepa import gepa_search
 
         return await gepa_search(spec, evaluation, plan)
     return await baselines.find(spec, evaluation)

@@ -15,7 +15,7 @@ import yaml
 from optimizer.errors import SearchFileError
 from optimizer.records import Budget, LoopSizes, Method, Models, ModelSpec, SearchSpec
 from optimizer.settings import Settings
-from optimizer.tasks import TaskSettings, load_task
+from optimizer.tasks.folders import TaskSettings, load_task
 
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?")
 _AT = re.compile(r"(?: - at `\$\.?([^`]*)`)$")

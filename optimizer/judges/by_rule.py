@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from decimal import Decimal
 
-from optimizer import answers
+from optimizer.judges import answers
 from optimizer.records import Example, JudgeSpec, Verdict
 
 _RELATIVE = Decimal("1e-6")

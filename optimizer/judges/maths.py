@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from optimizer import answers
+from optimizer.judges import answers
 from optimizer.records import Example, JudgeSpec, Verdict
 
 _LONGEST = 400

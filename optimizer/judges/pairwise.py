@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
-from optimizer.evaluation import Evaluation
+from optimizer.evaluation.evaluation import Evaluation
 from optimizer.judges.rubric import wrapped
 from optimizer.judges.structured import last_json
 from optimizer.records import Completion, Example, ModelRole, Record, Request

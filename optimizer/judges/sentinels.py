@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from optimizer.errors import BudgetSpent
-from optimizer.evaluation import Evaluation
+from optimizer.evaluation.evaluation import Evaluation
 from optimizer.records import Example, SearchTask
 
 SHARE = 0.04

@@ -9,8 +9,8 @@ import msgspec
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from optimizer import answers
 from optimizer.errors import DataError
+from optimizer.judges import answers
 from optimizer.records import Example, JudgeSpec, Verdict
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)

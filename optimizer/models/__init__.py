@@ -13,7 +13,7 @@ from optimizer.models.prices import price_of
 from optimizer.records import ModelSpec
 
 if TYPE_CHECKING:
-    from optimizer.journal import Journal
+    from optimizer.run.journal import Journal
 
 __all__ = ["Backend", "Note", "endpoint_of", "open_backend", "price_of"]
 
@@ -65,7 +65,7 @@ def open_backend(spec: ModelSpec, *, journal: Journal, note: Note) -> Backend:
     The thin client serves ``openai/...`` and whatever is at an ``api_base``; every other name goes to LiteLLM.
     """
     if spec.model.startswith("world:"):
-        from optimizer.worlds import open_world
+        from optimizer.worlds.world import open_world
 
         return open_world(spec)
     if spec.execution == "batch":

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import msgspec
 
 from optimizer.errors import EndpointDown, ModelError, SearchFileError
-from optimizer.journal import Journal
 from optimizer.models.backend import Note
 from optimizer.records import Completion, ModelSpec, Request
+from optimizer.run.journal import Journal
 
 _GATHER_SECONDS = 2.0
 _POLL_SECONDS = 20.0

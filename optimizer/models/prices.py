@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from optimizer.records import ModelSpec
-from optimizer.spending import Price
+from optimizer.run.spending import Price
 
 _BATCH_SHARE = 0.5
 _LIST = "model_prices_and_context_window_backup.json"

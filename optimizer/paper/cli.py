@@ -130,7 +130,7 @@ def estimate(
 @told
 def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
     """Run FILE (paper.yaml), going on where it was stopped; ends with the tables."""
-    from optimizer.evaluation import ignore
+    from optimizer.evaluation.evaluation import ignore
     from optimizer.paper.page import report_page
     from optimizer.paper.run import Run
     from optimizer.records import Event

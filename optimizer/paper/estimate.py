@@ -16,8 +16,8 @@ from optimizer.paper.finding import search_spec
 from optimizer.paper.measure import pairs_of
 from optimizer.paper.methods import FAITHFUL, searches
 from optimizer.paper.protocol import Cell, Protocol, sources_of, unseen_of
-from optimizer.racing import CHARACTERS_PER_TOKEN
 from optimizer.records import Record, SearchTask
+from optimizer.steps.racing import CHARACTERS_PER_TOKEN
 
 _SHORT_ANSWER, _PROMPT_TOKENS = 16, 400
 _OPTIMIZER_TOKENS = ((600, 150), (3000, 900))

@@ -12,15 +12,15 @@ from typing import Any
 from msgspec.structs import replace
 
 from optimizer.errors import RunBlocked
-from optimizer.evaluation import Evaluation
+from optimizer.evaluation.evaluation import Evaluation
 from optimizer.paper.measure import Backends, measure
 from optimizer.paper.methods import search_method, searches
 from optimizer.paper.protocol import Cell, Protocol
 from optimizer.paper.raw import Step
-from optimizer.plan import plan_for
-from optimizer.preflight import CEILING
 from optimizer.records import Budget, Event, Record, SearchSpec, SearchTask
 from optimizer.search import find
+from optimizer.steps.plan import plan_for
+from optimizer.steps.preflight import CEILING
 
 SEARCH_ONLY = {"holdout_per_task": 0, "unseen_per_task": 0, "baseline_per_task": 0}
 """The search keeps its whole budget: measuring is done here, the same way for every method."""

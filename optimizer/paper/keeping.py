@@ -11,9 +11,8 @@ from typing import cast
 import msgspec
 from msgspec.structs import replace
 
-from optimizer.baselines import PROMPTS
 from optimizer.errors import DataError
-from optimizer.journal import Journal
+from optimizer.methods.baselines import PROMPTS
 from optimizer.models import price_of
 from optimizer.paper.finding import Outcome
 from optimizer.paper.measure import journal_spec
@@ -21,7 +20,8 @@ from optimizer.paper.protocol import GLOBAL, Cell, Protocol, sources_of, unseen_
 from optimizer.paper.raw import FoundPrompt, RawRow, earlier_rows, read_prompts, write_lines
 from optimizer.paper.user_prompts import UserPrompts
 from optimizer.records import ModelRole, Record, SearchTask
-from optimizer.runs import fingerprint
+from optimizer.run.fingerprint import fingerprint
+from optimizer.run.journal import Journal
 
 
 class CellResult(Record, frozen=True, kw_only=True):

@@ -15,12 +15,12 @@ from typing import Literal
 from msgspec.structs import replace
 
 from optimizer.errors import RunBlocked
-from optimizer.evaluation import Evaluation
+from optimizer.evaluation.evaluation import Evaluation
+from optimizer.evaluation.scoring import wilson
 from optimizer.judges import ModelJudge, judge_for
 from optimizer.paper.measure import Backends, journal_spec
 from optimizer.paper.tables import Shown, Table, Value
 from optimizer.records import Example, Models, Record, SearchTask
-from optimizer.scoring import wilson
 
 Kind = Literal["right", "wrong", "swapped reference", "attack"]
 PASSING = 0.5

@@ -13,12 +13,12 @@ from itertools import groupby
 from pathlib import Path
 
 from optimizer.errors import DataError
-from optimizer.evaluation import Evaluation
+from optimizer.evaluation.evaluation import Evaluation
+from optimizer.evaluation.scoring import task_score
 from optimizer.models import Backend
 from optimizer.paper.catalogue import Quirk
 from optimizer.paper.quirks import published_score
 from optimizer.records import Example, ModelRole, Models, Rollout, SearchSpec, SearchTask, TaskScore
-from optimizer.scoring import task_score
 
 Backends = Mapping[ModelRole, Backend] | None
 Pair = tuple[Example, int]

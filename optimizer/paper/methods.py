@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 from msgspec.structs import replace
 
-from optimizer.baselines import NAMES, PROMPTS
 from optimizer.errors import SearchFileError
+from optimizer.methods.baselines import NAMES, PROMPTS
 from optimizer.paper.names import nearest
 from optimizer.records import Method, SearchSpec
 

@@ -15,10 +15,10 @@ from optimizer.errors import SearchFileError
 from optimizer.paper.catalogue import PAPER_DOMAINS, PaperTask, catalogue, domain_tasks, pick
 from optimizer.paper.methods import DEFAULT_METHODS, FIXED, check_method
 from optimizer.paper.names import nearest
-from optimizer.plan import DEFAULT_CALLS
 from optimizer.records import LoopSizes, Models, ModelSpec, Record
 from optimizer.search_file import ModelSettings, ModelsSettings, model_from, models_from
 from optimizer.settings import Settings
+from optimizer.steps.plan import DEFAULT_CALLS
 
 GLOBAL = "global"
 Scope = Literal["domain", "global"]

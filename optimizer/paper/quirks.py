@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from optimizer.answers import squad, tagged
+from optimizer.judges.answers import squad, tagged
 from optimizer.paper.catalogue import Quirk
 
 MALFORMED = "no answer tags"

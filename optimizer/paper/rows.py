@@ -21,7 +21,7 @@ from optimizer.errors import DataError
 from optimizer.paper.catalogue import Origin, PaperTask
 from optimizer.paper.mapping import examples_of
 from optimizer.records import Example, JudgeKind, SearchTask, TaskRole
-from optimizer.tasks import TaskSettings, load_task
+from optimizer.tasks.folders import TaskSettings, load_task
 
 MOST_ROWS = 500
 """Rows per split that are kept of a public data set: what the published protocol uses at most."""

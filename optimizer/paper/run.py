@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from optimizer.errors import RunBlocked
-from optimizer.evaluation import Evaluation, ignore
+from optimizer.evaluation.evaluation import Evaluation, ignore
 from optimizer.paper.catalogue import PaperTask
 from optimizer.paper.estimate import CellEstimate, estimate_cell
 from optimizer.paper.finding import Outcome, adaptation_spec, followed, found_prompt, saturated
@@ -22,8 +22,8 @@ from optimizer.paper.protocol import GLOBAL, Cell, Protocol, cells_of, sources_o
 from optimizer.paper.raw import RawRow, Step, write_lines
 from optimizer.paper.rows import Fetch, load
 from optimizer.paper.user_prompts import UserPrompts, guessed, own_wordings, read_user_prompts
-from optimizer.racing import CHARACTERS_PER_TOKEN
 from optimizer.records import Event, Models, SearchTask
+from optimizer.steps.racing import CHARACTERS_PER_TOKEN
 
 Say = Callable[[str], None]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from optimizer import prompts, replies
-from optimizer.analysis import put
 from optimizer.draws import stream
 from optimizer.errors import DataError
-from optimizer.evaluation import Evaluation
-from optimizer.prompts import USER_TAG
-from optimizer.published import DEMONSTRATIONS_USER
+from optimizer.evaluation.evaluation import Evaluation
+from optimizer.methods.published import DEMONSTRATIONS_USER
+from optimizer.proposals import prompts, replies
+from optimizer.proposals.analysis import put
+from optimizer.proposals.prompts import USER_TAG
 from optimizer.records import SLOT, Record, SearchTask
 
 DRAWS_PER_PROMPT = 3

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_tasks import folder
 
 from optimizer import cli
+from tests.optimizer.tasks.test_tasks import folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ import pytest
 
 from optimizer.records import JudgeKind, LedgerRow, LoopSizes, Method, ModelRole
 from optimizer.search_file import ModelSettings, _File
-from optimizer.tasks import TaskSettings, _TaskFile
+from optimizer.tasks.folders import TaskSettings, _TaskFile
 
 TEXT = (Path(__file__).parents[2] / "docs" / "optimizer.md").read_text(encoding="utf-8")
 HEADINGS = {line.lstrip("# ").strip() for line in TEXT.splitlines() if line.startswith("#")}

@@ -22,7 +22,7 @@ def test_public_names_resolve(name: str) -> None:
 
 def test_a_function_wins_over_the_module_of_its_name() -> None:
     code = (
-        "import optimizer.lint, optimizer.estimate, optimizer.search, optimizer\n"
+        "import optimizer.admission.lint, optimizer.estimate, optimizer.search, optimizer\n"
         "from optimizer import estimate, lint, search\n"
         "assert all(callable(f) for f in (lint, estimate, search, optimizer.lint)), (lint, estimate, search)\n"
     )

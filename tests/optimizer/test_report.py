@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from optimizer.evaluation.scoring import split_scores
 from optimizer.records import Interval, ItemScore, Ledger, LedgerRow, Scores, SearchResult, TaskScore
 from optimizer.report import cautions, result_page, result_to_dict
-from optimizer.scoring import split_scores
 
 
 def scores(holdout: float, unseen: float, malformed: float = 0.0) -> Scores:

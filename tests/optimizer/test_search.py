@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from endpoint import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import Scripted, right_answer, spec_of, task
 
 from optimizer.errors import EndpointDown, RunBlocked
-from optimizer.plan import LEAST_CALLS, plan_for
 from optimizer.records import Budget, Completion, JudgeSpec, Models, ModelSpec, Request, SearchResult, SearchSpec
 from optimizer.search import search
-from optimizer.worlds import SEED_PROMPT, World, WorldBackend, WorldSettings, world_tasks
+from optimizer.steps.plan import LEAST_CALLS, plan_for
+from optimizer.worlds.world import SEED_PROMPT, World, WorldBackend, WorldSettings, world_tasks
+from tests.optimizer.endpoint import serve
+from tests.optimizer.scripted import Scripted, right_answer, spec_of, task
 
 
 def world_spec(home: Path, world: WorldSettings, calls: int, **more) -> SearchSpec:
@@ -112,7 +112,7 @@ async def test_no_headroom_ends_the_run_with_its_reason(tmp_path: Path) -> None:
 async def test_a_lead_on_fresh_examples_outweighs_a_headroom_check_that_saw_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.preflight.no_headroom", lambda *_: "No headroom: nothing was seen.")
+    monkeypatch.setattr("optimizer.steps.preflight.no_headroom", lambda *_: "No headroom: nothing was seen.")
     told = []
     backend = WorldBackend(World(INFORMATIVE))
     spec = world_spec(tmp_path / "a", INFORMATIVE, 4000)

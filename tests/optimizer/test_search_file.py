@@ -9,11 +9,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tasks import folder
 
 from optimizer.errors import DataError, SearchFileError
 from optimizer.search_file import load_search_file
 from optimizer.settings import Settings
+from tests.optimizer.tasks.test_tasks import folder
 
 HEAD = """
 seed: You are a helpful assistant.

@@ -1,0 +1,1 @@
+"""The gate, pure: paired evidence in; PASS, FAIL or INCONCLUSIVE out."""

@@ -1,0 +1,1 @@
+"""Simulated worlds: language models with known truth, so that searches can be tested against what is."""
