@@ -37,7 +37,7 @@ demo: install
 	@$(BIN)/metaspo demo $(DEMO_ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -12,6 +12,30 @@ import pytest
 from tests.running import ROOT, Command, Upstream
 
 Start = Callable[..., Command]
+LONG = (
+    "e2e/test_loop.py",
+    "gateway/test_console.py",
+    "demo/test_story.py",
+    "test_frontdoor.py",
+    "demo/test_passing.py",
+    "docs/test_docs.py",
+    "jobs/test_canary_simulation.py",
+    "examples/",
+    "deploy/",
+    "registry/test_servers.py",
+)
+"""Files of few long tests, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: a process that took one last would work alone while the others have nothing left to do."""
+    here = ROOT / "tests"
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(here).as_posix()
+        return next((number for number, name in enumerate(LONG) if path.startswith(name)), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
