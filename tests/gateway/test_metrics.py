@@ -72,7 +72,7 @@ def test_one_exchange_in_all_its_metrics() -> None:
 
 
 def test_what_callers_write_never_becomes_a_label() -> None:
-    metrics = made(priced=lambda name: name.startswith("priced"))
+    metrics = made(priced=lambda *names: names[0].startswith("priced"))
     for number in range(200):
         metrics.observe(
             exchange(target=Target("openai", "openai", f"secret-{number}"), domain=f"d{number}", status=600 + number)
