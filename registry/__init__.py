@@ -31,6 +31,10 @@ if TYPE_CHECKING:
         describe,
         live_versions,
     )
+    from registry.prompt_files import (
+        ImportedPrompt,
+        read_prompts,
+    )
     from registry.records import (
         GLOBAL,
         Approval,
@@ -135,6 +139,7 @@ __all__ = [
     "Finding",
     "GateOutcome",
     "GatewaySettings",
+    "ImportedPrompt",
     "InjectMode",
     "JobsSettings",
     "JudgeKind",
@@ -187,6 +192,7 @@ __all__ = [
     "hash_key",
     "live_versions",
     "load_public",
+    "read_prompts",
     "load_settings",
     "running_url",
     "settings_reference",
@@ -202,6 +208,7 @@ _HOMES = {
     "embedded": "EmbeddedRedis running_url",
     "errors": "Conflict Corrupt NotConfirmed NotFound Refused RegistryError RegistryUnavailable SettingsError",
     "lifecycle": "describe live_versions",
+    "prompt_files": "ImportedPrompt read_prompts",
     "records": (
         "GLOBAL Approval Arm AuditEntry Budget CanaryPlan Dataset Deployment Domain DomainView ErasureReport "
         "Example Feedback Finding GateOutcome InjectMode JudgeKind JudgeSpec KeyRecord Lease Lineage "
