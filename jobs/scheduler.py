@@ -19,7 +19,8 @@ from registry import Registry, RegistryUnavailable, Run, Settings
 
 LEASE = "scheduler"
 LEASE_SECONDS = 10.0
-"""Shorter than a job's: while nobody is elected nothing fires, and a firing takes milliseconds."""
+"""At most so long, and never longer than a job's: while nobody is elected nothing fires, and a firing takes
+milliseconds."""
 
 log = logging.getLogger("metaspo.jobs.scheduler")
 
@@ -103,11 +104,10 @@ class Scheduler:
     async def run(self, stop: asyncio.Event) -> None:
         """Stand for election until ``stop``; while elected, tick."""
         holder = holder_name()
+        ttl = min(LEASE_SECONDS, self.settings.jobs.lease_seconds)
         while not stop.is_set():
             try:
-                await under_lease(
-                    self.registry, LEASE, holder, lambda held: self._elected(held, stop), ttl=LEASE_SECONDS
-                )
+                await under_lease(self.registry, LEASE, holder, lambda held: self._elected(held, stop), ttl=ttl)
             except (RegistryUnavailable, QueueUnavailable, LeaseLost) as error:
                 log.warning("Nothing fires for the moment: %s", error)
             finally:
