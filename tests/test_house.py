@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import LONG
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("gateway", "jobs", "optimizer", "registry")
@@ -39,8 +42,13 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+@cache
+def imports(path: Path) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
     """Every import of a file, inside functions too: line, absolute module, names taken from it."""
+    return tuple(read_imports(path))
+
+
+def read_imports(path: Path) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -149,6 +157,10 @@ def test_no_machine_path_and_no_index_address() -> None:
             if machine.search(line) or index.search(line):
                 wrong.append(f"{path.relative_to(ROOT)}:{number}")
     assert not wrong, wrong
+
+
+def test_the_files_that_are_tested_first_are_there() -> None:
+    assert not [name for name in LONG if not (ROOT / "tests" / name).exists()]
 
 
 def test_requirements_are_pinned_by_hash() -> None:
