@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs import grouping
 from jobs.connect import open_registry, redis_address
 from jobs.cron import next_firing
 from jobs.errors import BadModel, BadSchedule, JobsError
@@ -13,7 +14,22 @@ from registry import DomainSettings, Finding, RegistryError, Settings
 async def check(settings: Settings) -> list[Finding]:
     """Everything that can be said without changing anything."""
     findings = [f for name, domain in settings.domains.items() for f in check_domain(settings, name, domain)]
-    return [*findings, *await _at_work(settings)]
+    return [*findings, *_grouping(settings), *await _at_work(settings)]
+
+
+def _grouping(settings: Settings) -> list[Finding]:
+    """The embedding model, where one is set."""
+    model = settings.jobs.embedding_model
+    if not model:
+        return []
+    name, mend = "jobs.embedding_model", "Mend jobs.embedding_model."
+    if not grouping.installed():
+        return [Finding(name=name, ok=False, message=grouping.MISSING, mend="Install the extra `embeddings`.")]
+    try:
+        find_endpoint(settings, model)
+    except BadModel as error:
+        return [Finding(name=name, ok=False, message=str(error), mend=mend)]
+    return [Finding(name=name, ok=True, message=f"Messages without a task are grouped by {model}.")]
 
 
 def check_domain(settings: Settings, name: str, domain: DomainSettings) -> list[Finding]:

@@ -3,8 +3,8 @@
 ``curate`` tells the story, step by step; each step drops what it must and counts it under a short reason:
 
 1. what can be no example (tool calls, non-text, failed exchanges) and what speaks to the machinery (``suspects.py``);
-2. which task: the caller's word, else the application's scaffold, else the constant runs of the message, else
-   ``other``;
+2. which task: the caller's word, else the application's scaffold, else the constant runs of the message, else the
+   group of like meaning that is handed in (``grouping.py``, an extra), else ``other``;
 3. the user prompt with its ``{question}``, mined per task (``templates.py``);
 4. near-duplicates become one item (``duplicates.py``), whose reference is what most people said, never the model's
    answer;
@@ -82,6 +82,8 @@ class Curation(msgspec.Struct, frozen=True):
     tasks: tuple[CuratedTask, ...] = ()
     dropped: dict[str, int] = {}
     samples: int = 0
+    notes: dict[str, str] = {}
+    """Tasks (or ``other``) that could not be told apart, with the reason."""
 
     def task(self, name: str) -> CuratedTask | None:
         return next((t for t in self.tasks if t.name == name), None)
@@ -94,11 +96,17 @@ class Curation(msgspec.Struct, frozen=True):
 
 
 def curate(
-    domain: Domain, samples: Iterable[Sample], *, spent: frozenset[str] = frozenset(), sizes: Sizes | None = None
+    domain: Domain,
+    samples: Iterable[Sample],
+    *,
+    spent: frozenset[str] = frozenset(),
+    sizes: Sizes | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> Curation:
     """Make the tasks of a domain from its samples.
 
-    ``spent`` holds the hashes of clusters that have confirmed a run before. Samples of other domains are ignored.
+    ``spent`` holds the hashes of clusters that have confirmed a run before; ``groups`` names the task of samples (by
+    id) that show none themselves. Samples of other domains are ignored.
     """
     sizes = sizes or Sizes()
     ours = sorted((s for s in samples if s.domain == domain.name), key=lambda s: (s.at, s.id))
@@ -110,7 +118,7 @@ def curate(
             dropped[reason] += 1
         else:
             usable.append(sample)
-    by_task = assign_tasks(usable)
+    by_task = assign_tasks(usable, groups)
     if OTHER in by_task:
         dropped["no_task"] += len(by_task.pop(OTHER))
     tasks = tuple(curate_task(domain, name, group, spent, sizes) for name, group in sorted(by_task.items()))
@@ -133,8 +141,14 @@ def unusable(sample: Sample) -> str:
     return "suspect" if any(suspicion(t) for t in texts) else ""
 
 
-def assign_tasks(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """By metadata, else by scaffold, else by the constant runs of the last message, else ``other``."""
+def without_task(domain: Domain, samples: Iterable[Sample]) -> list[Sample]:
+    """The usable samples of a domain that neither caller, scaffold nor constant runs give a task."""
+    ours = sorted((s for s in samples if s.domain == domain.name), key=lambda s: (s.at, s.id))
+    return assign_tasks([s for s in ours if not unusable(s)]).get(OTHER, [])
+
+
+def assign_tasks(samples: Sequence[Sample], groups: Mapping[str, str] | None = None) -> dict[str, list[Sample]]:
+    """By metadata, else by scaffold, else by the constant runs of the last message, else by group, else ``other``."""
     by_task: dict[str, list[Sample]] = defaultdict(list)
     unnamed = []
     for sample in samples:
@@ -144,9 +158,9 @@ def assign_tasks(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
             by_task[f"app-{sample.scaffold.removeprefix('sha256:')[:10]}"].append(sample)
         else:
             unnamed.append(sample)
-    groups = templates.group_by_runs([s.messages[-1].content for s in unnamed])
+    runs = templates.group_by_runs([s.messages[-1].content for s in unnamed])
     for position, sample in enumerate(unnamed):
-        by_task[groups.get(position, OTHER)].append(sample)
+        by_task[runs.get(position) or (groups or {}).get(sample.id, OTHER)].append(sample)
     return dict(by_task)
 
 

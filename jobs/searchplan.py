@@ -120,6 +120,7 @@ async def decide(work: Work, domain: Domain, wishes: Wishes) -> RunPlan:
         sizes = Sizes(most=wishes.most) if wishes.most else Sizes()
         found = await datasets.prepare(work, source, sizes)
         samples += found.samples
+        left_out |= {f"{source.name}/{n}" if domain.name == GLOBAL else n: why for n, why in found.notes.items()}
         for reason, n in found.all_dropped().items():
             samples_left_out[reason] = samples_left_out.get(reason, 0) + n
         for task in found.tasks:

@@ -15,7 +15,7 @@ import msgspec
 import optimizer
 from jobs import advance, convert, paired, searchplan, thin
 from jobs.curate import CuratedTask, Sizes, curate
-from jobs.datasets import MOST_SAMPLES
+from jobs.datasets import MOST_SAMPLES, grouped
 from jobs.errors import NoWork
 from jobs.paired import Gain
 from jobs.policy import Verdict
@@ -102,7 +102,8 @@ async def contenders(work: Work, domain: Domain, number: int | None) -> tuple[Ve
 async def fresh_tasks(work: Work, domain: Domain, *, since: float) -> list[CuratedTask]:
     """Tasks made of samples that no search for this version can have seen, with references from people."""
     samples = await work.registry.samples(domain.name, since=since, reservoir="representative", limit=MOST_SAMPLES)
-    found = await asyncio.to_thread(curate, domain, samples, sizes=Sizes(most=(ROWS, ROWS, ROWS)))
+    groups, _ = await grouped(work, domain, samples)
+    found = await asyncio.to_thread(curate, domain, samples, sizes=Sizes(most=(ROWS, ROWS, ROWS)), groups=groups)
     tasks = [t for t in found.tasks if t.judge.kind != "rubric" and t.referenced > 0]
     if not tasks:
         raise NoWork("no_samples", f"No samples of {domain.name!r} with references are newer than the version.")

@@ -72,6 +72,8 @@ if TYPE_CHECKING:
         Snapshot,
         Tally,
         Task,
+        TaskGroup,
+        TaskGroups,
         Trigger,
         Version,
     )
@@ -178,6 +180,8 @@ __all__ = [
     "SnapshotWatcher",
     "Tally",
     "Task",
+    "TaskGroup",
+    "TaskGroups",
     "TaskSettings",
     "TimeoutSettings",
     "Trigger",
@@ -213,7 +217,7 @@ _HOMES = {
         "GLOBAL Approval Arm AuditEntry Budget CanaryPlan Dataset Deployment Domain DomainView ErasureReport "
         "Example Feedback Finding GateOutcome InjectMode JudgeKind JudgeSpec KeyRecord Lease Lineage "
         "MatchRule Message MoveKind Outcome PromotionPolicy Record Role Run RunState Sample SamplePolicy "
-        "ServedVersion Snapshot Tally Task Trigger Version "
+        "ServedVersion Snapshot Tally Task TaskGroup TaskGroups Trigger Version "
     ),
     "redis_keys": "FLEET PREFIX domain_name",
     "registry": "Registry watch",

@@ -7,7 +7,7 @@ import hashlib
 from msgspec.structs import replace
 
 from registry.errors import Corrupt, NotFound
-from registry.records import Dataset
+from registry.records import Dataset, TaskGroups
 from registry.store import DAY, Store, decode, encode
 
 
@@ -69,6 +69,16 @@ class DatasetStore(Store):
             except Corrupt:
                 self._refuse("dataset")
         return found
+
+    async def task_groups(self, domain: str) -> TaskGroups | None:
+        """The groups of like messages that were found in a domain's traffic. Raises Corrupt."""
+        raw = await self._redis.command("GET", self._keys.groups(domain))
+        return decode(TaskGroups, raw, f"The groups of {domain}") if raw is not None else None
+
+    async def put_task_groups(self, groups: TaskGroups) -> None:
+        """Keep them as long as datasets live without being made anew."""
+        ttl = int(self._keep.dataset_days * DAY)
+        await self._redis.command("SET", self._keys.groups(groups.domain), encode(groups), "EX", ttl)
 
     async def delete_dataset(self, domain: str, digest: str) -> bool:
         """Remove it; False when it was gone already."""

@@ -135,7 +135,7 @@ class DomainStore(AuditStore):
 
     async def _forget_traffic(self, name: str) -> None:
         jobs = f"{self._keys.prefix}:j:{{{name}}}"
-        patterns = (f"{self._keys.prefix}:t:{{{name}}}:*", f"{jobs}:dataset*", f"{jobs}:journal:*")
+        patterns = (f"{self._keys.prefix}:t:{{{name}}}:*", f"{jobs}:dataset*", f"{jobs}:journal:*", f"{jobs}:groups")
         for pattern in patterns:
             found = await self._redis.scan(pattern)
             for start in range(0, len(found), 500):

@@ -372,6 +372,29 @@ class Dataset(Record, frozen=True, kw_only=True):
     source: str = "traffic"
 
 
+class TaskGroup(Record, frozen=True, kw_only=True):
+    """Messages of like meaning that show their task in no other way. ``centre``: float32 of unit length, little-endian;
+    a message belongs to it whose cosine likeness to the centre is at least ``near``.
+    """
+
+    name: str
+    centre: bytes
+    near: float
+    found_at: float = 0.0
+
+
+class TaskGroups(Record, frozen=True, kw_only=True):
+    """All groups of a domain, as vectors of one embedding model. ``named``: hash of a message -> its group's name,
+    empty for none. ``looked_at``: how many belonged to none when new groups were last looked for.
+    """
+
+    domain: str
+    model: str
+    groups: tuple[TaskGroup, ...] = ()
+    named: dict[str, str] = {}
+    looked_at: int = 0
+
+
 class Run(Record, frozen=True, kw_only=True):
     """One search from seed to result."""
 

@@ -176,6 +176,10 @@ class Keys:
         """Sorted set: dataset hash -> time."""
         return self._j(domain, "datasets")
 
+    def groups(self, domain: str) -> str:
+        """String with TTL: TaskGroups."""
+        return self._j(domain, "groups")
+
     def run(self, domain: str, run_id: str) -> str:
         """String with TTL: Run."""
         return self._j(domain, f"run:{run_id}")

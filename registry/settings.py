@@ -295,6 +295,13 @@ class JobsSettings(Section):
     judge_every_minutes: Seconds = Field(default=10.0, description="minutes between two rounds of judging")
     canary_every_seconds: Seconds = Field(default=2.0, description="seconds between two looks at running canaries")
     curate_every_hours: Seconds = Field(default=6.0, description="hours between two rounds of making datasets")
+    embedding_model: str | None = Field(
+        default=None,
+        description="groups messages that show no task (extra `embeddings`); absent: such messages are only watched",
+    )
+    embedding_texts_per_day: Annotated[int, Field(ge=0)] = Field(
+        default=20_000, description="per domain; beyond it new messages belong to no group"
+    )
     min_tasks: Annotated[int, Field(ge=2)] = Field(
         default=3, description="tasks with enough examples that a search needs; the gate counts as many"
     )
