@@ -167,7 +167,7 @@ def _load(url: str, prefix: str, cache: str | None, results: Any) -> None:
 
 def _load_file(cache: str, results: Any) -> None:
     from registry.signing import Verifier
-    from registry.snapshot import read_snapshot
+    from registry.snapshot_file import read_snapshot
 
     verifier = Verifier(SIGNER.public)
     began, worked = time.perf_counter(), time.process_time()

@@ -20,7 +20,7 @@ import os
 import re
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -32,11 +32,12 @@ from registry.errors import Corrupt, Refused, RegistryError
 from registry.migrations import STEPS, migrate, stored_schema
 
 FORMAT: Final = 1
-_MOMENTARY = re.compile(r"^[ctj]:\{[^}]*\}:(lease$|request:|batch:|usage:|dirty$|.*:restoring$)")
+_MOMENTARY = re.compile(r"^[ctj]:\{[^}]*\}:(lease$|places$|request:|batch:|usage:|dirty$|.*:restoring$)")
 _FRAME = struct.Struct(">I")
 _LONGEST = 2**31
 _BATCH = 200
 _PATIENCE = 60.0
+"""Seconds for one answer: large values and a busy disk are to be expected here."""
 Frame = tuple[str, str, float | None, Any]
 
 
@@ -60,19 +61,9 @@ class _Writer:
         self._stream.close()  # type: ignore[no-untyped-call]
 
 
-@contextlib.asynccontextmanager
-async def _patient(redis: Connection) -> AsyncIterator[Connection]:
-    """A connection of its own that waits longer: large values and a busy disk are to be expected here."""
-    connection = await Connection.open(redis.url, prefix=redis.keys.prefix, answer_timeout=_PATIENCE)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 async def backup(redis: Connection, path: Path, *, clock: Callable[[], float]) -> int:
     """Write the file (whole or not at all); returns the number of keys in it. Raises RegistryError."""
-    async with _patient(redis) as patient:
+    async with redis.patient(_PATIENCE) as patient:
         return await _backup(patient, path, clock)
 
 
@@ -238,7 +229,7 @@ async def restore(
     ``clock``: leave out what has expired since. Raises Refused (something is here already and not ``overwrite``; the
     file is of a newer program), Corrupt (nothing was written).
     """
-    async with _patient(redis) as patient:
+    async with redis.patient(_PATIENCE) as patient:
         return await _restore(patient, path, overwrite, clock)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final, cast
 
 import redis.exceptions as foreign
@@ -66,8 +66,12 @@ class Connection:
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
         confirm_replicas: int = 0,
+        reads_only: bool = False,
     ) -> Connection:
-        """Connect and learn what the server can confirm. Raises RegistryUnavailable, Refused (bad address)."""
+        """Connect and, unless it only reads, learn what the server can confirm.
+
+        Raises RegistryUnavailable, Refused (bad address).
+        """
         options: dict[str, Any] = {
             "socket_timeout": answer_timeout,
             "socket_connect_timeout": connect_timeout,
@@ -78,7 +82,8 @@ class Connection:
         try:
             with connection.translated():
                 await connection.client.ping()
-            await connection._learn(confirm_replicas)
+            if not reads_only:
+                await connection._learn(confirm_replicas)
         except BaseException:
             await connection.close()
             raise
@@ -114,6 +119,21 @@ class Connection:
             manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
             clients += manager.sentinels if manager is not None else []
         await _close_all(clients)
+
+    @contextlib.asynccontextmanager
+    async def patient(self, seconds: float) -> AsyncIterator[Connection]:
+        """Another connection to the same server that waits longer for an answer, for what is large."""
+        options = {
+            "socket_timeout": seconds,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "protocol": 2,
+            "retry": retry_policy(),
+        }
+        other = Connection(self.url, open_client(self.url, options), self.keys, answer_timeout=seconds)
+        try:
+            yield other
+        finally:
+            await other.close()
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -257,10 +277,12 @@ class Connection:
             kept = ("host", "port", "username", "password", "ssl", "socket_timeout", "socket_connect_timeout")
             options = {key: value for key, value in node.connection_kwargs.items() if key in kept}
             owned = client = Redis(**{**options, "host": node.host, "port": node.port, "protocol": 2})
-        pubsub = client.pubsub(ignore_subscribe_messages=True)
+        pubsub = client.pubsub()
         try:
             with self.translated():
                 await pubsub.subscribe(channel)
+                if await pubsub.get_message(timeout=self._answer_timeout) is None:
+                    raise TimeoutError  # what is told before the server says that it listens would be lost
             yield pubsub
         finally:
             # Shielded: a second cancellation must not leave the sockets open.

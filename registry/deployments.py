@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from registry import lifecycle
 from registry.audit import read_entry
 from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.records import AuditEntry, Deployment, MoveKind
 from registry.store import decode, encode
-from registry.versions import VersionStore, served
+from registry.versions import VersionStore, read_version, served
 
 Rule = Callable[[Deployment], Deployment]
 
@@ -35,7 +35,6 @@ class DeploymentStore(VersionStore):
         self, domain: str, version: int, *, actor: str, why: str, if_epoch: int | None = None, request_id: str = ""
     ) -> Deployment:
         """``version`` becomes stable, what was stable becomes previous, a running canary ends."""
-        await self._must_exist(domain, version)
         return await self._move(
             domain,
             "promote",
@@ -44,6 +43,7 @@ class DeploymentStore(VersionStore):
             why,
             if_epoch,
             request_id,
+            version,
         )
 
     async def canary(
@@ -58,7 +58,6 @@ class DeploymentStore(VersionStore):
         request_id: str = "",
     ) -> Deployment:
         """``version`` goes on canary with ``share`` of the traffic; a new experiment (salt) begins."""
-        await self._must_exist(domain, version)
         experiment = self._ids()
         return await self._move(
             domain,
@@ -68,6 +67,7 @@ class DeploymentStore(VersionStore):
             why,
             if_epoch,
             request_id,
+            version,
         )
 
     async def set_share(
@@ -112,8 +112,6 @@ class DeploymentStore(VersionStore):
         request_id: str = "",
     ) -> Deployment:
         """Keep ``share`` of the units on an old version, or end that with None."""
-        if version is not None:
-            await self._must_exist(domain, version)
         return await self._move(
             domain,
             "holdback",
@@ -122,31 +120,53 @@ class DeploymentStore(VersionStore):
             why,
             if_epoch,
             request_id,
+            version,
         )
 
     # --- how a move is made ---------------------------------------------------------------------------------------
 
-    async def _must_exist(self, domain: str, version: int) -> None:
-        found = await self.get_version(domain, version)
-        if found.blocked:
-            raise Refused(f"Version {version} of {domain} is blocked: {found.blocked}.")
-
     async def _move(
-        self, domain: str, kind: MoveKind, rule: Rule, actor: str, why: str, if_epoch: int | None, request_id: str
+        self,
+        domain: str,
+        kind: MoveKind,
+        rule: Rule,
+        actor: str,
+        why: str,
+        if_epoch: int | None,
+        request_id: str,
+        version: int | None = None,
     ) -> Deployment:
-        """Read, apply the rule, write if nobody else wrote in between. One story for every kind of move."""
+        """Read, apply the rule, write if nobody else wrote in between. One story for every kind of move.
+
+        ``version``: the one that the wish names; it must be there, and not be blocked, also where nothing moves.
+        """
+        asked_for = request_id
         request_id = request_id or self._ids()
-        if done := await self._redis.command("GET", self._keys.request(domain, request_id)):
+        named = [version] if version is not None else []
+        done, known, raw, *texts = await self._redis.many(
+            [
+                ("GET", self._keys.request(domain, request_id)),
+                ("HEXISTS", self._keys.live(domain), "domain"),
+                ("HGET", self._keys.live(domain), "deployment"),
+                *self._reads(domain, named),
+            ]
+        )
+        if done:
             return decode(Deployment, done, f"The request {request_id}")
-        now = await self.deployment(domain)
+        if not known:
+            raise NotFound(f"There is no domain {domain!r}.")
+        found = self._usable(domain, named, texts)
+        now = decode(Deployment, raw, f"The deployment of {domain}") if raw else Deployment(domain=domain)
         if if_epoch is not None and now.epoch != if_epoch:
             last = await self.history(domain, 1, moves_only=True)
             raise self._conflict(domain, now, last[0] if last else None, f"you saw epoch {if_epoch}")
         after = rule(now)
         if after == now:
-            return now
+            return await self._fulfilled(domain, now, asked_for)
         entry = self._entry(domain, kind, actor, why, before=now, after=after, request_id=request_id, at=after.moved_at)
-        texts = await self._served(domain, after)
+        others = [number for number in lifecycle.live_versions(after) if number not in found]
+        found |= self._usable(domain, others, await self._redis.many(self._reads(domain, others)))
+        served_texts = [part for number in lifecycle.live_versions(after) for part in (number, found[number])]
         mark = await self._announce(domain)
         keys = (
             self._keys.live(domain),
@@ -157,7 +177,7 @@ class DeploymentStore(VersionStore):
             *self._fleet(),
         )
         args = (now.epoch, after.epoch, encode(after), repr(after.moved_at), entry, self._keep.audit, self._remember)
-        answer = await self._redis.run("move", keys, (*args, self._keys.moved, domain, *texts), confirm=True)
+        answer = await self._redis.run("move", keys, (*args, self._keys.moved, domain, *served_texts), confirm=True)
         await self._tell(mark)
         if answer[0] == b"moved":
             return after
@@ -167,17 +187,33 @@ class DeploymentStore(VersionStore):
             raise NotFound(f"There is no domain {domain!r}.")
         if answer[0] == b"blocked":
             raise Refused(f"Version {int(answer[1])} of {domain} is blocked.")
-        return self._lost_race(domain, after, answer)
+        current = self._lost_race(domain, after, answer)
+        return await self._fulfilled(domain, current, asked_for)
 
-    async def _served(self, domain: str, deployment: Deployment) -> list[bytes | int]:
-        """Number, text, number, text ... of the versions that gateways will need. Raises Refused, NotFound, Corrupt."""
-        numbers = lifecycle.live_versions(deployment)
-        texts: list[bytes | int] = []
-        for number in numbers:
-            version = await self.get_version(domain, number)
+    async def _fulfilled(self, domain: str, now: Deployment, request_id: str) -> Deployment:
+        """A wish that was fulfilled already is answered by its request id too: asked again later, it moves nothing."""
+        if request_id:
+            key = self._keys.request(domain, request_id)
+            await self._redis.command("SET", key, encode(now), "NX", "EX", self._remember)
+        return now
+
+    def _reads(self, domain: str, numbers: Sequence[int]) -> list[tuple[str, str, int]]:
+        places = (self._keys.versions(domain), self._keys.blocked(domain))
+        return [("HGET", place, number) for number in numbers for place in places]
+
+    def _usable(self, domain: str, numbers: Sequence[int], raw: Sequence[bytes | None]) -> dict[int, bytes]:
+        """What gateways will need of these versions, from the answers to ``_reads``.
+
+        Raises Refused, NotFound, Corrupt.
+        """
+        texts = {}
+        for number, text, blocked in zip(numbers, raw[::2], raw[1::2], strict=True):
+            if text is None:
+                raise NotFound(f"{domain} has no version {number}.")
+            version = read_version(domain, number, text, blocked)
             if version.blocked:
                 raise Refused(f"Version {number} of {domain} is blocked: {version.blocked}.")
-            texts += [number, encode(served(version))]
+            texts[number] = encode(served(version))
         return texts
 
     def _lost_race(self, domain: str, wished: Deployment, answer: list[bytes]) -> Deployment:

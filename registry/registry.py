@@ -33,7 +33,7 @@ from registry.settings import RetentionSettings, Settings
 from registry.signing import Signer
 from registry.store import random_id
 from registry.triggers import TriggerStore
-from registry.watcher import SnapshotWatcher
+from registry.watcher import CHECK_WITHIN, SnapshotWatcher
 
 if TYPE_CHECKING:
     from registry.rotation import Rotation
@@ -213,7 +213,7 @@ def watch(
     """A watcher without a registry: for a gateway that must start even when Redis is down."""
 
     async def connect() -> Connection:
-        return await Connection.open(url, prefix=prefix)
+        return await Connection.open(url, prefix=prefix, answer_timeout=CHECK_WITHIN, reads_only=True)
 
     return SnapshotWatcher(connect, cache_file, verify_key, on_snapshot, clock=clock)
 

@@ -1,30 +1,20 @@
-"""The snapshot: what a gateway serves from. Read in one round trip, checked value by value, kept as a file.
-
-The file holds one line per domain, each with its own checksum, so that a truncated or tampered file gives what is whole
-in it: ``<xxh3 of the JSON, 16 hex digits> <JSON>``. The first line is the head, the second the keys.
-"""
+"""The snapshot: what a gateway serves from. Read in one round trip, checked value by value; later, only what moved."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
-import xxhash
 
 from registry.connection import Connection
 from registry.errors import Corrupt
 from registry.lifecycle import live_versions
 from registry.records import Deployment, Domain, DomainView, KeyRecord, ServedVersion, Snapshot
+from registry.redis_keys import FLEET
 from registry.signing import Verifier, content_hash
-from registry.store import decode, encode
+from registry.store import MARKS_LIVE, decode
 
-FORMAT: Final = 1
 FOREIGN: Final[dict[bytes, bytes]] = {b"\0foreign": b""}
 """Stands for a hash of ours in whose place lies another kind of value."""
 
@@ -44,12 +34,69 @@ async def fetch_all(redis: Connection) -> RawSnapshot:
         before, after = keys.live("\n").split("\n")
         answer = await redis.read("snapshot", (keys.epoch, keys.domains, keys.keyring), (before, after))
         rest = answer[2:]
-        domains = {name.decode(): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
+        domains = {name_of(name): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
         return RawSnapshot(_epoch(answer[0]), _pairs(answer[1]), domains)
-    epoch, names = await redis.many([("GET", keys.epoch), ("SMEMBERS", keys.domains)])
-    keyring = (await redis.many([("HGETALL", keys.keyring)], wrong_type=FOREIGN))[0]
-    found = await fetch_domains(redis, [name.decode() for name in names])
-    return RawSnapshot(_epoch(epoch or b"0"), keyring, found)
+    epoch, listed = await redis.many([("GET", keys.epoch), ("SMEMBERS", keys.domains)])
+    names = [name_of(name) for name in listed]
+    places = [keys.keyring, *(keys.live(name) for name in names)]
+    keyring, *lives = await redis.many([("HGETALL", place) for place in places], wrong_type=FOREIGN)
+    return RawSnapshot(_epoch(epoch or b"0"), keyring, dict(zip(names, lives, strict=True)))
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What changed since an epoch, and what was asked for besides: names -> live hashes; the keys when they did."""
+
+    epoch: int
+    domains: dict[str, dict[bytes, bytes]]
+    keys: dict[bytes, bytes] | None
+
+
+async def fetch_changes(
+    redis: Connection, since: int, also: Collection[str] = (), *, most: int, now: float
+) -> Changes | int:
+    """Only what moved since the epoch ``since``, in one round trip (in a Cluster: two), and the domains ``also``.
+
+    The name ``*`` stands for the keys. Just the fleet's epoch when it went back, or when more than ``most`` changed:
+    then everything is to be read.
+    """
+    keys = redis.keys
+    if not redis.clustered:
+        before, after = keys.live("\n").split("\n")
+        head = (since, most, before, after)
+        answer = await redis.read("changes", (keys.epoch, keys.changes, keys.keyring), (*head, *also))
+        epoch, everything, *rest = answer
+        if everything:
+            return _epoch(epoch)
+        found = {name_of(name): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
+        return Changes(_epoch(epoch), found, found.pop(FLEET, None))
+    text, changed, dirty = await redis.many(
+        [
+            ("GET", keys.epoch),
+            ("ZRANGEBYSCORE", keys.changes, f"({since}", "+inf", "LIMIT", 0, most + 1),
+            ("HGETALL", keys.dirty),
+        ]
+    )
+    number = _epoch(text or b"0")
+    if number < since or len(changed) > most:
+        return number
+    marked = {name_of(mark).partition(":")[0] for mark, begun in dirty.items() if now - _number(begun) < MARKS_LIVE}
+    names = sorted({name_of(name) for name in changed} | marked | set(also))
+    places = [keys.keyring if name == FLEET else keys.live(name) for name in names]
+    lives = await redis.many([("HGETALL", place) for place in places], wrong_type=FOREIGN)
+    found = dict(zip(names, lives, strict=True))
+    return Changes(number, found, found.pop(FLEET, None))
+
+
+def name_of(raw: bytes) -> str:
+    """A domain's name as it lies in Redis; what cannot be one finds no domain, and hides no other."""
+    return raw.decode(errors="backslashreplace")
+
+
+def _number(text: bytes) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def _epoch(text: bytes) -> int:
@@ -57,12 +104,6 @@ def _epoch(text: bytes) -> int:
         return int(text)
     except ValueError as error:
         raise Corrupt("The fleet's epoch is not what was written: something else wrote it.") from error
-
-
-async def fetch_domains(redis: Connection, names: list[str]) -> dict[str, dict[bytes, bytes]]:
-    """The live hashes of some domains; empty for one that does not exist."""
-    answers = await redis.many([("HGETALL", redis.keys.live(name)) for name in names], wrong_type=FOREIGN)
-    return dict(zip(names, answers, strict=True))
 
 
 def _pairs(flat: Any) -> dict[bytes, bytes]:
@@ -142,92 +183,3 @@ def assemble(raw: RawSnapshot, at: float, verifier: Verifier | None, refuse: Cal
         if view is not None:
             domains[name] = view
     return Snapshot(epoch=raw.epoch, taken_at=at, domains=domains, keys=read_keys(raw.keys, refuse))
-
-
-# --- the file --------------------------------------------------------------------------------------------------------
-
-
-def _line(body: bytes) -> bytes:
-    return xxhash.xxh3_64_hexdigest(body).encode() + b" " + body + b"\n"
-
-
-def snapshot_lines(snapshot: Snapshot) -> Iterator[bytes]:
-    """The lines of the file."""
-    head = {"format": FORMAT, "epoch": snapshot.epoch, "taken_at": snapshot.taken_at, "domains": len(snapshot.domains)}
-    yield _line(encode(head))
-    yield _line(encode(list(snapshot.keys.values())))
-    for view in snapshot.domains.values():
-        yield _line(encode(view))
-
-
-def write_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Replace the file at once: a reader sees the old or the new one, never half. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    try:
-        with draft.open("wb", buffering=2**20) as file:
-            draft.chmod(0o600)
-            file.writelines(snapshot_lines(snapshot))
-        draft.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-
-
-def read_snapshot(path: Path, verifier: Verifier | None, refuse: Callable[[str, str], None]) -> Snapshot | None:
-    """What is whole in the file; None when there is no file or its head is not ours."""
-    try:
-        with path.open("rb") as file:
-            head = _body(file.readline(), refuse)
-            if head is None or (about := decode(dict[str, Any], head, "The head")).get("format") != FORMAT:
-                return None
-            keys: dict[str, KeyRecord] = {}
-            if (body := _body(file.readline(), refuse)) is not None:
-                keys = {record.hash: record for record in decode(list[KeyRecord], body, "The keys")}
-            views = []
-            for line in file:
-                if (body := _body(line, refuse)) is None:
-                    continue
-                try:
-                    views.append(decode(DomainView, body, "A domain in the snapshot file"))
-                except Corrupt as error:
-                    refuse("file", str(error))
-            domains = _checked(views, verifier, refuse)
-            return Snapshot(epoch=about["epoch"], taken_at=about["taken_at"], domains=domains, keys=keys)
-    except FileNotFoundError:
-        return None
-    except (OSError, Corrupt, KeyError) as error:
-        refuse("file", f"The snapshot file cannot be used: {error}")
-        return None
-
-
-def _checked(
-    views: list[DomainView], verifier: Verifier | None, refuse: Callable[[str, str], None]
-) -> dict[str, DomainView]:
-    """The good ones. Signatures are checked on every core: the library lets go of the interpreter meanwhile."""
-
-    def check(view: DomainView) -> str:
-        try:
-            check_view(view.domain.name, view, verifier)
-        except Corrupt as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        step = 250
-        parts = [views[start : start + step] for start in range(0, len(views), step)]
-        verdicts = [why for part in threads.map(lambda some: [check(view) for view in some], parts) for why in part]
-    for why in verdicts:
-        if why:
-            refuse("file", why)
-    return {view.domain.name: view for view, why in zip(views, verdicts, strict=True) if not why}
-
-
-def _body(line: bytes, refuse: Callable[[str, str], None]) -> bytes | None:
-    """The JSON of a line whose checksum is right."""
-    digest, _, rest = line.partition(b" ")
-    body = rest.rstrip(b"\n")
-    if not line.endswith(b"\n") or xxhash.xxh3_64_hexdigest(body).encode() != digest:
-        refuse("file", "A line of the snapshot file is damaged.")
-        return None
-    return body

@@ -72,7 +72,7 @@ class VersionStore(DomainStore):
         )
         if raw is None:
             raise NotFound(f"{domain} has no version {number}.")
-        return _read(domain, number, raw, blocked)
+        return read_version(domain, number, raw, blocked)
 
     async def list_versions(self, domain: str) -> list[Version]:
         """All versions by number. Unreadable ones are left out and counted."""
@@ -82,7 +82,7 @@ class VersionStore(DomainStore):
         versions = []
         for number, raw in stored.items():
             try:
-                versions.append(_read(domain, int(number), raw, blocked.get(number)))
+                versions.append(read_version(domain, int(number), raw, blocked.get(number)))
             except (Corrupt, ValueError):
                 self._refuse("version")
         return sorted(versions, key=lambda version: version.number)
@@ -126,7 +126,8 @@ def served(version: Version) -> ServedVersion:
     )
 
 
-def _read(domain: str, number: int, raw: bytes, blocked: bytes | None) -> Version:
+def read_version(domain: str, number: int, raw: bytes, blocked: bytes | None) -> Version:
+    """One version as it is stored. Raises Corrupt."""
     version = decode(Version, raw, f"Version {number} of {domain}")
     if version.domain != domain or version.number != number or content_hash(version.system_prompt) != version.hash:
         raise Corrupt(f"Version {number} of {domain} is not what was written: its text does not match its hash.")

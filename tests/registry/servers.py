@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import signal
@@ -112,6 +113,67 @@ def single(binary: Path, folder: Path, *options: str) -> Iterator[tuple[str, Ser
         yield f"unix://{path}", server
     finally:
         server.stop()
+
+
+class Proxy:
+    """A TCP port before a server's unix socket. ``swallow``: what runs over it hangs without a word, as behind a
+    firewall that forgot the connections; new ones are served.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = url.removeprefix("unix://")
+        self._flowing: list[asyncio.Event] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def swallow(self, count: int) -> None:
+        """Let the connections of now hang, once there are so many."""
+        until = time.monotonic() + 10
+        while len(self._flowing) < count:
+            assert time.monotonic() < until, "nobody connects"
+            await asyncio.sleep(0.01)
+        for flowing in self._flowing:
+            flowing.clear()
+        self._flowing.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        flowing = asyncio.Event()
+        flowing.set()
+        self._flowing.append(flowing)
+        far_reader, far_writer = await asyncio.open_unix_connection(self._path)
+        try:
+            await asyncio.gather(_pump(reader, far_writer, flowing), _pump(far_reader, writer, flowing))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            if flowing in self._flowing:
+                self._flowing.remove(flowing)
+            for one in (writer, far_writer):
+                one.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+    while data := await reader.read(65536):
+        await flowing.wait()
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 @contextlib.contextmanager

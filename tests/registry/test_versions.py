@@ -140,6 +140,27 @@ async def test_moves_happen_once_per_request(registry: Registry) -> None:
     assert len(await registry.history("support", moves_only=True)) == 5
 
 
+async def test_a_wish_that_was_fulfilled_already_is_answered_by_its_request_too(registry: Registry) -> None:
+    """Its answer got lost, another moved meanwhile, it is asked again: that must not undo the other's move."""
+    await domain_with_versions(registry)
+    asked = {"actor": "a", "why": "", "request_id": "r1"}
+    first = await registry.promote("support", 1, **asked)  # is stable already
+    await registry.promote("support", 2, actor="b", why="")
+    assert await registry.promote("support", 1, **asked) == first
+    assert (await registry.deployment("support")).stable == 2
+    # The same for every other move, also when its version was blocked meanwhile.
+    await registry.canary("support", 3, 0.1, actor="a", why="", request_id="c1")
+    await registry.abort("support", actor="a", why="", request_id="a1")
+    await registry.block_version("support", 3, "bad", "a")
+    again = await registry.canary("support", 3, 0.1, actor="a", why="", request_id="c1")
+    assert (again.canary, again.share) == (3, 0.1)
+    assert (await registry.abort("support", actor="a", why="", request_id="a1")).canary is None
+    await registry.rollback("support", actor="a", why="", request_id="b1")
+    assert (await registry.rollback("support", actor="a", why="", request_id="b1")).stable == 1
+    moves = await registry.history("support", moves_only=True)
+    assert [entry.kind for entry in moves] == ["rollback", "abort", "canary", "promote", "promote"]
+
+
 async def test_two_who_wish_the_same_at_once_both_get_it(registry: Registry, connect: Connect) -> None:
     await domain_with_versions(registry)
     other = await connect(registry.connection.url)

@@ -22,10 +22,11 @@ from registry import (
     SnapshotWatcher,
     content_hash,
     watch,
+    watcher,
 )
 from registry.checks import check_values
 from registry.connection import Connection
-from registry.snapshot import read_snapshot, write_snapshot
+from registry.snapshot_file import read_snapshot, write_snapshot
 from tests.registry import servers
 from tests.registry.conftest import NOW, Clock, Connect, domain_with_versions
 
@@ -126,6 +127,106 @@ async def test_a_lost_message_costs_a_second_not_for_ever(
     one = await start(registry.connection.url)
     await registry.promote("support", 2, actor="a", why="")
     await one.until(lambda s: s.domains["support"].deployment.stable == 2)
+
+
+async def test_connections_that_hang_without_a_word_are_given_up(
+    short_tmp: Path, prefix: str, connect: Connect, start: Callable
+) -> None:
+    """Push and check both run over dead connections: the check gives up, asks anew, and the push is asked for anew."""
+    with servers.single(servers.find_server(), short_tmp / f"p{prefix}") as (url, _):
+        registry = await connect(url)
+        await domain_with_versions(registry)
+        async with servers.Proxy(url) as proxy:
+            one = await start(proxy.url)
+            for stable in (2, 3):
+                await proxy.swallow(2)
+                await registry.promote("support", stable, actor="a", why="")
+                await one.until(lambda s, n=stable: s.domains["support"].deployment.stable == n)
+            await proxy.swallow(2)  # check and push have new connections again
+            await one.watcher.stop()
+
+
+def test_the_worst_case_of_a_lost_push_is_below_a_second() -> None:
+    assert watcher.CHECK_EVERY + watcher.CHECK_WITHIN + watcher.FIRST_RETRY < 0.8
+
+
+async def test_a_subscription_that_tells_nothing_is_made_anew(
+    plain: Registry, start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server says that it listens, but its messages get lost: the check finds what was missed, and says so."""
+    monkeypatch.setattr(watcher, "_LISTEN", 0.05)
+    await domain_with_versions(plain)
+    one = await start(plain.connection.url)
+    made = []
+    original = Connection.subscription
+    monkeypatch.setattr(Connection, "subscription", lambda *of: made.append(1) or original(*of))
+    await asyncio.sleep(0.3)
+    assert not made  # silence alone is no reason
+    keys = plain.connection.keys
+    await plain.connection.many([("ZADD", keys.changes, 10**6, "support"), ("SET", keys.epoch, 10**6)])
+    await one.until(lambda s: s.epoch == 10**6 and bool(made))
+
+
+async def test_a_change_that_no_epoch_tells_is_found_in_the_next_round(registry: Registry, signer: Signer) -> None:
+    """Every domain is read anew now and then; what did not change stays the same object."""
+    for name in ("a", "b", "gone"):
+        await domain_with_versions(registry, name, 2)
+    url, keys = registry.connection.url, registry.connection.keys
+    watched = Watched(
+        lambda on: SnapshotWatcher(
+            lambda: Connection.open(url, prefix=keys.prefix), None, signer.public, on, check_every=0.01, round_every=0.1
+        )
+    )
+    await watched.watcher.start(5)
+    before = watched.current.domains["b"]
+    moved = (await registry.deployment("a")).epoch + 1
+    text = await registry.connection.command("HGET", keys.live("a"), "deployment")
+    await registry.connection.command(
+        "HSET", keys.live("a"), "deployment", text.replace(b'"epoch":1', b'"epoch":%d' % moved)
+    )
+    await registry.connection.command("DEL", keys.live("gone"))
+    await registry.connection.command("SREM", keys.domains, "gone", "b")
+    await watched.until(lambda s: s.domains["a"].deployment.epoch == moved and "gone" not in s.domains)
+    assert watched.current.domains["b"] is before  # nobody deleted it: a list that lost its name is no order
+    await registry.connection.command("SADD", keys.domains, "b", b"\xff\xfe", "nobody")
+    await registry.promote("b", 2, actor="a", why="")
+    await watched.until(lambda s: s.domains["b"].deployment.stable == 2)
+    assert set((await registry.snapshot()).domains) == {"a", "b"}
+    await watched.watcher.stop()
+
+
+async def test_a_move_is_read_in_one_round_trip_and_nothing_else_is(plain: Registry, start: Callable) -> None:
+    for name in ("a", "b"):
+        await domain_with_versions(plain, name, 2)
+    one = await start(plain.connection.url)
+    before = one.current.domains["b"]
+    await plain.connection.command("CONFIG", "RESETSTAT")
+    await plain.promote("a", 2, actor="a", why="")
+    await one.until(lambda s: s.domains["a"].deployment.stable == 2)
+    stats = await plain.connection.command("INFO", "commandstats")
+    assert one.current.domains["b"] is before
+    reads = stats["cmdstat_hgetall"]["calls"]
+    assert reads <= 3, stats  # the moved domain; at most one more whose turn it was, and the keys
+
+
+async def test_of_several_processes_with_one_file_one_writes_it(
+    plain: Registry, start: Callable, tmp_path: Path, clock: Clock
+) -> None:
+    await domain_with_versions(plain)
+    cache = tmp_path / "snapshot"
+    first = await start(plain.connection.url, cache)
+    second = await start(plain.connection.url, cache)
+    end = time.monotonic() + 5
+    while not cache.exists():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    await first.watcher.stop()
+    cache.unlink()
+    await plain.promote("support", 2, actor="a", why="")
+    await second.until(lambda s: s.domains["support"].deployment.stable == 2)
+    await second.watcher.stop()
+    found = read_snapshot(cache, None, lambda *_: None)
+    assert found is not None and found.domains["support"].deployment.stable == 2
 
 
 async def test_a_push_alone_is_enough(
