@@ -43,6 +43,7 @@ MOUNTED = {
     "optimize": ("jobs.cli:optimize", "Ask for a re-optimization of a domain now, and follow it."),
     "runs": ("jobs.cli:runs", "Searches: list, show, resume."),
     "search": ("optimizer.cli:search", "The optimizer as a tool on files alone."),
+    "gate": ("jobs.cli_gate:gate", "A prompt that a person wrote against the live one: for CI, before a merge."),
     "estimate": ("optimizer.cli:estimate", "Calls, tokens and price of a search before it spends."),
     "paper": ("optimizer.paper.cli:paper", "The paper's protocol: methods x tasks, tables and figures."),
     "backup": ("registry.cli:backup", "Write the registry to one file."),

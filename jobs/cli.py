@@ -112,19 +112,10 @@ def scheduler(ctx: click.Context, metrics: str | None) -> None:
 @_told
 def list_jobs(ctx: click.Context, as_json: bool) -> None:
     """What runs when, and what waits."""
-    from jobs.listing import listing
+    from jobs.listing import jobs_page, listing
 
     rows = _with_registry(ctx, listing)
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows["jobs"]:
-        click.echo(f"{row['name']:<10} {row['when']:<26} {row['about']}")
-        for domain, at in row["next"].items():
-            click.echo(f"{'':<10}   {domain}: next {at}")
-    click.echo(
-        f"waiting: {', '.join(rows['waiting']) or 'nothing'}; scheduler: {rows['scheduler'] or 'none is running'}"
-    )
+    click.echo(json.dumps(rows, indent=2) if as_json else jobs_page(rows))
 
 
 @jobs.command("run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -47,35 +48,52 @@ def day(at: float | None) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M") if at is not None else ""
 
 
+WIDTH = 80
+"""Columns that every line fits, but for texts that are shown as they are."""
+
+
+def jobs_page(rows: dict[str, Any]) -> str:
+    """What `listing` found, for people."""
+    lines: list[str] = []
+    for row in rows["jobs"]:
+        lines += _hung(f"{row['name']:<10} {row['when']:<26} ", row["about"])
+        for domain, at in row["next"].items():
+            lines += _hung(" " * 13, f"{domain}: next {at}")
+    waiting = ", ".join(rows["waiting"]) or "nothing"
+    lines += _hung("waiting: ", f"{waiting}; scheduler: {rows['scheduler'] or 'none is running'}")
+    return "\n".join(lines)
+
+
+def _hung(head: str, text: str) -> list[str]:
+    """``text`` after ``head``, its further lines under its first."""
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or [head.rstrip()]
+
+
 def run_line(run: Run) -> str:
-    """One run in one line."""
+    """One run in one line; in two where its id leaves no room."""
     gate = (run.gate or {}).get("outcome", "")
     version = f" -> version {run.version}" if run.version is not None else ""
     calls = sum(run.calls.values())
-    return f"{run.id}  {day(run.queued_at)}  {run.state:<9} {run.method:<10} {calls:>6} calls  {gate}{version}"
+    about = f"{day(run.queued_at)}  {run.state:<9} {run.method:<10} {calls:>6} calls  {gate}{version}".rstrip()
+    return f"{run.id}  {about}" if len(run.id) + 2 + len(about) <= WIDTH else f"{run.id}\n  {about}"
 
 
 def run_page(run: Run) -> str:
     """One run in full, for people."""
-    lines = [run_line(run), f"asked by {run.asked_by}: {run.why}".rstrip(": ")]
-    if run.reason:
-        lines.append(run.reason)
+    from optimizer import gate_table
+
+    lines = [run_line(run), *_hung("asked by ", f"{run.asked_by}: {run.why}".rstrip(": "))]
+    lines += _hung("", run.reason) if run.reason else []
     result = run.result or {}
     for name, part in (result.get("plan") or {}).get("left_out", {}).items():
-        lines.append(f"left out: task {name}: {part}")
+        lines += _hung("left out: ", f"task {name}: {part}")
     if run.calls:
         spent = ", ".join(f"{n} {role}" for role, n in sorted(run.calls.items()))
         lines.append(f"calls: {spent}; {run.usd:.4f} USD")
     for generation in result.get("generations") or []:
         score = generation.get("score")
         lines.append(f"generation {generation.get('number')}: {'' if score is None else f'{score:.3f}'}")
-    for row in (run.gate or {}).get("table") or []:
-        passed = {True: "ok", False: "FAILED", None: "not measured"}[row.get("passed")]
-        lines.append(f"  {row.get('name', ''):<24} {_figure(row.get('value')):>9}  {row.get('bound', ''):<24} {passed}")
+    lines += gate_table((run.gate or {}).get("table") or [])
     if result.get("winner"):
         lines += ["finalist:", result["winner"]]
     return "\n".join(lines)
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else ""

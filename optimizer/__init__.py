@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optimizer.admission.lint import lint
+    from optimizer.by_hand import measure_by_hand
     from optimizer.doctor import check
     from optimizer.errors import (
         BudgetSpent,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
     from optimizer.estimate import Estimate, estimate
     from optimizer.evaluation.evaluation import Evaluation
+    from optimizer.follow import Follower
     from optimizer.gate.decision import GateResult, decide
     from optimizer.judges import judge_for
     from optimizer.models import Backend, open_backend
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         TaskScore,
         Verdict,
     )
+    from optimizer.report import gate_page, gate_table, result_to_dict
     from optimizer.run.fingerprint import fingerprint
     from optimizer.search import search
     from optimizer.search_file import load_search_file
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from optimizer.tasks.folders import load_task, split_traffic
 
 _HOME = {
+    "by_hand": ("measure_by_hand",),
     "doctor": ("check",),
     "errors": (
         "BudgetSpent",
@@ -77,6 +81,7 @@ _HOME = {
     ),
     "estimate": ("Estimate", "estimate"),
     "evaluation.evaluation": ("Evaluation",),
+    "follow": ("Follower",),
     "gate.decision": ("GateResult", "decide"),
     "judges": ("judge_for",),
     "admission.lint": ("lint",),
@@ -105,6 +110,7 @@ _HOME = {
         "TaskScore",
         "Verdict",
     ),
+    "report": ("gate_page", "gate_table", "result_to_dict"),
     "run.fingerprint": ("fingerprint",),
     "search": ("search",),
     "search_file": ("load_search_file",),
@@ -126,6 +132,7 @@ __all__ = [
     "Event",
     "Example",
     "Finding",
+    "Follower",
     "GateResult",
     "Interval",
     "JournalError",
@@ -154,11 +161,15 @@ __all__ = [
     "decide",
     "estimate",
     "fingerprint",
+    "gate_page",
+    "gate_table",
     "judge_for",
     "lint",
     "load_search_file",
     "load_task",
+    "measure_by_hand",
     "open_backend",
+    "result_to_dict",
     "search",
     "split_traffic",
 ]

@@ -7,7 +7,6 @@ Ctrl-C leaves a run that ``--resume`` continues.
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -20,7 +19,7 @@ from optimizer.errors import OptimizerError
 from optimizer.records import Method
 
 if TYPE_CHECKING:
-    from optimizer.records import Event, SearchSpec
+    from optimizer.records import SearchSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +52,12 @@ def _spec_options(command: Callable[P, R]) -> Callable[P, R]:
         click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Most USD to spend."),
         click.option("--budget-calls", type=click.IntRange(min=1), help="Most model calls to make, all roles."),
         click.option("--faithful/--improved", default=None, help="The loop exactly as published, or ours (default)."),
-        click.option("--method", type=_METHODS, help="What to run; the file's method, else metaspo."),
+        click.option(
+            "--method",
+            type=_METHODS,
+            metavar="NAME",
+            help=f"What to run: {', '.join(get_args(Method))}; the file's method, else metaspo.",
+        ),
     ):
         command = option(command)
     return command
@@ -117,6 +121,8 @@ def search(
     as_json: bool,
 ) -> None:
     """Search for a better system prompt on the tasks of FILE."""
+    from optimizer.estimate import estimate as predict
+    from optimizer.follow import Follower
     from optimizer.report import result_page, result_to_dict
     from optimizer.search import search as run
 
@@ -131,7 +137,7 @@ def search(
         resume=resume,
         reuse_holdout=reuse_holdout,
     )
-    with _Follower(spec.budget.calls) as follower:
+    with Follower(int(predict(spec).calls.high)) as follower:
         result = run_async(run(spec, clock=time.time, on_event=follower))
     click.echo(json_text(result_to_dict(result)) if as_json else result_page(result))
 
@@ -195,45 +201,3 @@ def run_async(work: Coroutine[Any, Any, R]) -> R:
 def json_text(value: Any) -> str:
     """``value`` as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-
-
-class _Follower:
-    """Shows a run: a bar with calls and spend on a terminal, plain lines elsewhere."""
-
-    def __init__(self, budget: int | None) -> None:
-        self._budget = budget
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Follower:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f} calls, {task.fields[usd]:.4f} USD"),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("searching", total=self._budget, usd=0.0)
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "progress":
-            if self._bar is not None:
-                self._bar.update(self._task, completed=event.data["calls"], usd=event.data["usd"])
-            return
-        line = f"{event.kind}: {event.message}" if event.message else event.kind
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            click.echo(line, err=True)

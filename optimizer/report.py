@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ import msgspec
 from optimizer.estimate import Estimate
 from optimizer.records import Interval, Ledger, Scores, SearchResult, SplitScores
 
+_WIDTH, _NAME, _BOUND = 80, 24, 26
+"""Columns of a terminal, of a rule's name and of its bound."""
 _FORM = 0.02
 """A fall in the share of malformed answers from which on it is worth a sentence."""
 
@@ -64,6 +67,37 @@ def estimate_page(estimate: Estimate) -> str:
         *estimate.notes,
     ]
     return "\n".join(lines)
+
+
+def gate_page(result: SearchResult) -> str:
+    """The verdict on a prompt that was written by hand, with the gate's whole table, in 80 columns."""
+    if result.gate is None:
+        return "\n".join(["No verdict.", *result.notes])
+    plain = result.gate.to_dict()
+    score = [_mean(scores.holdout) for scores in (result.incumbent_scores, result.winner_scores)]
+    lines = [f"Gate: {result.gate.outcome}", *textwrap.wrap(result.gate.reason, _WIDTH), ""]
+    lines += _columns([("", "holdout"), ("in force", score[0]), ("new", score[1])])
+    lines += ["", *gate_table(plain["table"]), ""]
+    lines += [line for text in (*cautions(result), *result.notes) for line in textwrap.wrap(text, _WIDTH)]
+    calls = sum(row.paid for row in result.ledger.roles.values())
+    usd = sum(row.usd for row in result.ledger.roles.values())
+    return "\n".join([*lines, f"{calls:,} calls paid, {usd:.4f} USD, {result.wall_seconds:.1f} s"])
+
+
+def gate_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The gate's table as lines of at most 80 characters: rule, value, bound, whether it holds."""
+    lines: list[str] = []
+    for row in rows:
+        name, value = str(row.get("name", "")), row.get("value")
+        if len(name) > _NAME:
+            lines += [f"  {part}" for part in textwrap.wrap(name, _WIDTH - 2)]
+            name = ""
+        bound, *more = textwrap.wrap(str(row.get("bound", "")), _BOUND) or [""]
+        holds = {True: "ok", False: "FAILED", None: "not measured"}[row.get("passed")]
+        figure = f"{value:.4g}" if isinstance(value, int | float) else ""
+        lines.append(f"  {name:<{_NAME}} {figure:>9}  {bound:<{_BOUND}} {holds}".rstrip())
+        lines += [f"{'':<{_NAME + 14}}{part}" for part in more]
+    return lines
 
 
 def cautions(result: SearchResult) -> list[str]:

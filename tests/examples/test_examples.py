@@ -18,6 +18,8 @@ import pytest
 import yaml
 from provider import WORDS, provider
 
+from tests.deciding import BETTER, OLD, WORSE, deciding, write_repository
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = "example-caller-key"
 PROMPT = "You answer in one short sentence."
@@ -137,7 +139,14 @@ def test_node(gateway: tuple[str, list[dict[str, Any]]], name: str) -> None:
 
 
 def test_prompts_are_checked_and_imported_in_ci(tmp_path: Path) -> None:
-    """The steps of the workflow, as they stand: a broken file stops the pull request, a merge makes versions once."""
+    """The steps of the workflow, as they stand: a broken file and a prompt that fails the gate stop the pull request, a
+    merge makes versions once."""
+    with deciding() as model:
+        write_repository(tmp_path / "gate", model)
+        _prompts_in_ci(tmp_path)
+
+
+def _prompts_in_ci(tmp_path: Path) -> None:
     from registry import EmbeddedRedis
 
     workflow = yaml.safe_load((EXAMPLES / "ci" / "prompts.yml").read_text())
@@ -167,21 +176,30 @@ def test_prompts_are_checked_and_imported_in_ci(tmp_path: Path) -> None:
     try:
         (tmp_path / "prompts").mkdir()
         done = shell(
-            "metaspo keys signing-key .signing.key; metaspo domains set support; echo Be brief. > one.txt;"
-            "metaspo prompts add support --file one.txt; metaspo prompts export support --file prompts/support.yaml"
+            f"metaspo keys signing-key .signing.key; metaspo domains set support; echo {OLD} > one.txt;"
+            "metaspo prompts add support --file one.txt; metaspo prompts promote support 1 --why first;"
+            "metaspo prompts export support --file prompts/support.yaml"
         )
         assert done.returncode == 0, done.stdout + done.stderr
         environment["SIGNING_KEY"] = (tmp_path / ".signing.key").read_text()
         exported = yaml.safe_load((tmp_path / "prompts" / "support.yaml").read_text())
-        exported["versions"].append({"system_prompt": "You answer in one short, friendly sentence."})
+        exported["versions"].append({"system_prompt": WORSE})
+        (tmp_path / "prompts" / "support.yaml").write_text(yaml.safe_dump(exported))
+        check, gate = steps["check"]
+        assert shell(check).returncode == 0
+        done = shell(gate)
+        assert done.returncode == 1
+        assert "Gate: FAIL" in done.stdout
+        shutil.rmtree(tmp_path / "gate" / "home")  # as fresh rows in every test.jsonl would
+        exported["versions"][-1] = {"system_prompt": BETTER}
         (tmp_path / "prompts" / "support.yaml").write_text(yaml.safe_dump(exported))
         for script in [*steps["check"], *steps["import"], *steps["import"]]:
             done = shell(script)
             assert done.returncode == 0, script + done.stdout + done.stderr
         listed = shell("metaspo prompts list support")
-        assert listed.stdout.count("You answer in one") == 1, listed.stdout
+        assert listed.stdout.count(BETTER[:20]) == 1, listed.stdout
         (tmp_path / "prompts" / "broken.yaml").write_text("versions: 7\n")
-        done = shell(steps["check"][0])
+        done = shell(check)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
     finally:
