@@ -18,6 +18,7 @@ from typing import NamedTuple
 from gateway.body import Body
 from gateway.dialects import Speech
 from gateway.exchange import Exchange
+from gateway.head import Head
 from gateway.prompt import Merge, Prompt
 from registry import GLOBAL, Arm, Domain, DomainView, MatchRule, Snapshot
 
@@ -129,18 +130,18 @@ class Serving:
             (rule, plan) for _, plan in sorted(self.plans.items()) for rule in plan.rules
         ]
 
-    def resolve(self, exchange: Exchange, headers: dict[bytes, bytes], speech: Speech, body: Body) -> Plan | None:
+    def resolve(self, exchange: Exchange, head: Head, speech: Speech, body: Body) -> Plan | None:
         """The request's domain and task: header, then key, then match rules, then ``global``; None when there is
         none."""
         plan = None
-        task = headers.get(b"x-metaspo-task", b"").decode("latin-1")
-        if (named := headers.get(b"x-metaspo-domain")) is not None:
-            plan = self.plans.get(named.decode("latin-1"))
+        task = head.task
+        if head.domain is not None:
+            plan = self.plans.get(head.domain)
         if plan is None and exchange.key is not None and exchange.key.domain is not None:
             plan = self.plans.get(exchange.key.domain)
         if plan is None and self._rules:
             for rule, owner in self._rules:
-                if _matches(rule, exchange.model, headers, speech, body):
+                if _matches(rule, exchange.model, head.headers, speech, body):
                     plan = owner
                     task = task or rule.task or ""
                     break
@@ -182,10 +183,9 @@ def _matches(rule: MatchRule, model: str, headers: dict[bytes, bytes], speech: S
     return rule.model is not None or rule.header is not None or rule.system_prefix is not None
 
 
-def find_unit(exchange: Exchange, headers: dict[bytes, bytes], speech: Speech, body: Body) -> None:
+def find_unit(exchange: Exchange, head: Head, speech: Speech, body: Body) -> None:
     """Set the exchange's unit: header, else the body's user fields, else a hash of key and first user message."""
-    named = headers.get(b"x-metaspo-unit")
-    unit = named.decode("utf-8", "replace") if named else speech.unit(body)
+    unit = head.unit or speech.unit(body)
     if unit:
         exchange.unit = unit[:256]
         return

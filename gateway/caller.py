@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from gateway.body import too_large
 from gateway.errors import CallerGone
+from gateway.head import Head
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -21,16 +22,16 @@ ReplyHeaders = list[tuple[bytes, bytes]]
 
 
 class Caller(Protocol):
-    """What the pipeline needs of a connection. Names of header fields are in lower case; of repeated ones the last
-    counts."""
+    """What the pipeline needs of a connection."""
 
-    path: str
-    query: bytes
-    headers: dict[bytes, bytes]
+    head: Head
     started: bool
     """Whether the head of a reply has been sent."""
     gone: bool
     """Whether the caller has hung up."""
+
+    def arrived(self, limit: int) -> bytes | None:
+        """The whole request body when nothing of it must be waited for, and nothing is wrong with it."""
 
     async def body(self, limit: int) -> bytes:
         """The whole request body as sent. Raises RequestRefused (413) above ``limit`` bytes, CallerGone."""
@@ -60,12 +61,10 @@ COMMENT = b": waiting\n\n"
 class AsgiCaller:
     """A caller behind an ASGI server. ``watch()`` runs the exchange and cancels it when the caller hangs up."""
 
-    __slots__ = ("_body_done", "_receive", "_send", "_tasks", "gone", "headers", "path", "query", "started")
+    __slots__ = ("_body_done", "_receive", "_send", "_tasks", "gone", "head", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.path: str = scope["path"]
-        self.query: bytes = scope.get("query_string", b"")
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.head = Head(scope["path"], scope.get("query_string", b""), dict(scope["headers"]))
         self.started = False
         self.gone = False
         self._receive = receive
@@ -93,8 +92,11 @@ class AsgiCaller:
             message = await self._receive()
             self.gone = message["type"] == "http.disconnect"
 
+    def arrived(self, limit: int) -> None:
+        del limit
+
     async def body(self, limit: int) -> bytes:
-        if int(self.headers.get(b"content-length", b"0")) > limit:
+        if int(self.head.headers.get(b"content-length", b"0")) > limit:
             raise too_large(limit)
         pieces: list[bytes] = []
         size = 0

@@ -11,6 +11,7 @@ import msgspec
 from gateway.body import Body, Edit, Pieces, spliced
 from gateway.caller import Caller, ReplyHeaders
 from gateway.dialects import Speech
+from gateway.errand import in_task
 from gateway.errors import RequestRefused, UpstreamFailed
 from gateway.exchange import Exchange, TranslateLane
 from gateway.refusals import NO_TRANSLATION
@@ -91,10 +92,8 @@ class Lanes:
         try:
             body = asked.body_for(target.model)
             if target.wire == asked.speech.wire:
-                caller = asked.caller
-                return await self.wire.send(
-                    pick.upstream, asked.speech, body, caller.headers, caller.query, asked.on_quiet, quiet
-                )
+                return await self.wire.send(pick.upstream, asked.speech, body, asked.caller.head, asked.on_quiet, quiet)
+            await in_task()  # LiteLLM's clients need one
             with _reminding(asked.on_quiet, quiet):
                 return TranslatedReply(*await self._translator().send(exchange, b"".join(body), target))
         except UpstreamFailed as failure:

@@ -167,40 +167,38 @@ class Pipeline:
             raise RequestRefused(OVERLOADED)
 
     def _authenticate(self, caller: Caller) -> KeyRecord:
-        headers = caller.headers
-        token = headers.get(b"authorization", b"")
-        token = token[7:].strip() if token[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        token = caller.head.token
         key = self.neighbours.auth.caller(token)
         if key is None:
             raise RequestRefused(BAD_KEY if token else NO_KEY)
         return key
 
     async def _read(self, caller: Caller) -> bytes:
-        headers = caller.headers
-        kind = headers.get(b"content-type")
-        if kind != b"application/json" and kind is not None and b"json" not in kind.lower():
+        head = caller.head
+        if not head.is_json:
             raise RequestRefused(NOT_JSON)
-        raw = await caller.body(self.house.max_body)
-        encoding = headers.get(b"content-encoding")
-        return raw if encoding is None else decompress(raw, encoding, self.house.max_body)
+        raw = caller.arrived(self.house.max_body)
+        if raw is None:
+            raw = await caller.body(self.house.max_body)
+        return raw if head.encoding is None else decompress(raw, head.encoding, self.house.max_body)
 
     def _describe(self, exchange: Exchange, caller: Caller, speech: Speech, body: Body) -> Plan | None:
         """Fill in what the request says of itself; find its domain, task and unit."""
-        headers = caller.headers
+        head = caller.head
         exchange.request = body.raw
         exchange.model = body.model
         exchange.stream = body.flag("stream")
-        exchange.sample_off = headers.get(b"x-metaspo-sample") == b"off"
-        exchange.idempotency_key = headers.get(b"idempotency-key", b"")
-        exchange.retry = headers.get(b"x-stainless-retry-count", b"0") != b"0"
-        exchange.traceparent = headers.get(b"traceparent", b"")
+        exchange.sample_off = head.sample_off
+        exchange.idempotency_key = head.idempotency_key
+        exchange.retry = head.retry
+        exchange.traceparent = head.traceparent
         exchange.estimate = len(body.raw) // 4
         serving = self.serving
         if not serving.plans:
             return None
-        plan = serving.resolve(exchange, headers, speech, body)
+        plan = serving.resolve(exchange, head, speech, body)
         if plan is not None:
-            assignment.find_unit(exchange, headers, speech, body)
+            assignment.find_unit(exchange, head, speech, body)
         return plan
 
     def _admit(self, exchange: Exchange) -> None:
@@ -212,7 +210,7 @@ class Pipeline:
     def _compose(self, exchange: Exchange, caller: Caller, speech: Speech, body: Body, plan: Plan | None) -> Asked:
         """Choose the arm and write the edits that make its prompt the leading one."""
         asked = Asked(exchange, caller, speech, body)
-        if plan is not None and speech.injects and caller.headers.get(b"x-metaspo-inject") != b"off":
+        if plan is not None and speech.injects and caller.head.inject:
             assert exchange.key is not None
             arm, prompt = plan.choose(exchange.key.id, exchange.unit)
             edits = None if prompt is None else speech.inject(body, prompt, only_fill=plan.fill)
@@ -224,7 +222,7 @@ class Pipeline:
         exchange.token = self.neighbours.ids.issue(exchange)
         asked.ours = _our_headers(exchange)
         if self.house.cors:
-            asked.ours += allowed(self.house.cors, caller.headers.get(b"origin"))
+            asked.ours += allowed(self.house.cors, caller.head.origin)
         if exchange.stream:
             self._prepare_stream(asked)
         return asked
@@ -275,7 +273,7 @@ class Pipeline:
             headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after))))
         headers.append((b"x-metaspo-exchange", exchange.token or exchange.id.encode()))
         if self.house.cors:
-            headers += allowed(self.house.cors, caller.headers.get(b"origin"))
+            headers += allowed(self.house.cors, caller.head.origin)
         try:
             await caller.whole(refusal.status, headers, error_body(exchange.dialect, refusal))
         except CallerGone:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.body import too_large
-from gateway.caller import COMMENT, ReplyHeaders
+from gateway.call import Call
 from gateway.dialects import BY_PATH, Speech
-from gateway.errors import CallerGone, RequestRefused, error_body
+from gateway.errand import Errand
+from gateway.errors import error_body
 from gateway.exchange import Refusal
+from gateway.head import Head, KnownHead
 from gateway.settings import CLIENT_KEEP_ALIVE, MAX_HEAD, REQUEST_TIMEOUT
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 SWEEP = 1.0
 """Seconds between two looks for idle and slow connections."""
-LARGE = 32 * 1024
-"""A body of more bytes is not joined with its head."""
+MOST_DIGITS = 12
+"""Of the length of a body that is framed here."""
+FRUITLESS = 4
+"""Heads that are learned without ever meeting one of them again."""
 
 _HOT: dict[bytes, Speech] = {path.encode(): speech for path, speech in BY_PATH.items()}
 _HOT |= {path + b"/": speech for path, speech in _HOT.items()}
@@ -35,182 +38,6 @@ _HOT |= {path + b"/": speech for path, speech in _HOT.items()}
 SLOW = Refusal(408, "The request did not arrive in time.", code="request_timeout")
 NOT_HTTP = Refusal(400, "What was sent is not a valid HTTP request.", code="invalid_http")
 LONG_HEAD = Refusal(431, f"The head of the request is longer than {MAX_HEAD} bytes.", code="headers_too_large")
-
-
-class Call:
-    """One hot request and its reply on a connection: the pipeline's :class:`~gateway.caller.Caller`.
-
-    Also what uvicorn looks at in its own request cycles: ``response_complete``, ``keep_alive``, ``disconnected``.
-    """
-
-    started = False
-    gone = False
-    disconnected = False
-    response_complete = False
-    more_body = True
-    fed_at = 0.0
-    """When a piece of the body last came; 0 while none is waited for."""
-    task: asyncio.Task[None] | None = None
-    _size = 0
-    _waiter: asyncio.Future[None] | None = None
-    _failure: Refusal | None = None
-
-    def __init__(
-        self,
-        protocol: GatewayProtocol,
-        speech: Speech,
-        path: bytes,
-        query: bytes,
-        headers: dict[bytes, bytes],
-        *,
-        http11: bool,
-        keep_alive: bool,
-    ) -> None:
-        self._protocol = protocol
-        self._transport = protocol.transport
-        self._pieces: list[bytes] = []
-        self._chunked = http11
-        self.speech = speech
-        self.path = path.decode("latin-1")
-        self.query = query
-        self.headers = headers
-        self.keep_alive = keep_alive
-
-    # --- the request -------------------------------------------------------------------------------------------------
-
-    async def body(self, limit: int) -> bytes:
-        declared = self.headers.get(b"content-length")
-        if declared is not None and int(declared) > limit:
-            self.keep_alive = False
-            raise too_large(limit)
-        if self.more_body and not self._pieces and self.headers.get(b"expect", b"").lower() == b"100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not self.more_body and self._size <= limit and self._failure is None:
-            pieces = self._pieces
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        loop = self._protocol.loop
-        self.fed_at = loop.time()
-        while self.more_body and self._size <= limit and self._failure is None:
-            self._waiter = loop.create_future()
-            await self._waiter
-            self._waiter = None
-        self.fed_at = 0.0
-        if self._failure is not None:
-            raise RequestRefused(self._failure)
-        if self._size > limit:
-            self.keep_alive = False
-            raise too_large(limit)
-        pieces = self._pieces
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def feed(self, piece: bytes) -> None:
-        """A piece of the body has come."""
-        if self.started:
-            return  # refused already: the rest is read and forgotten
-        self._size += len(piece)
-        self._pieces.append(piece)
-        if self.fed_at:
-            self.fed_at = self._protocol.loop.time()
-        self._wake()
-
-    def fed(self) -> None:
-        """The body is whole."""
-        self.more_body = False
-        self._wake()
-
-    def spoil(self, refusal: Refusal) -> None:
-        """The rest of the body will not come, or cannot be read."""
-        self.keep_alive = False
-        self._failure = refusal
-        self._wake()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def lost(self) -> None:
-        """The caller hung up: whatever is under way for it ends now."""
-        self.disconnected = self.gone = True
-        if self.task is not None and not self.response_complete:
-            self.task.cancel()
-
-    # --- the reply ---------------------------------------------------------------------------------------------------
-
-    async def whole(self, status: int, headers: ReplyHeaders, body: bytes) -> None:
-        if self.disconnected:
-            raise CallerGone("The caller hung up.")
-        self.started = True
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-        if len(body) > LARGE:
-            self._transport.writelines((head, body))
-            await self._drained()
-        else:
-            self._transport.write(head + body)
-        self._complete()
-
-    async def start(self, status: int, headers: ReplyHeaders, length: int | None = None) -> None:
-        if self.disconnected:
-            raise CallerGone("The caller hung up.")
-        self.started = True
-        self._begin(status, headers, length)
-
-    def _begin(self, status: int, headers: ReplyHeaders, length: int | None) -> None:
-        if length is not None:
-            self._chunked = False
-            framing = b"content-length: %d\r\n" % length
-        elif self._chunked:
-            framing = b"transfer-encoding: chunked\r\n"
-        else:
-            framing = b""
-            self.keep_alive = False
-        self._transport.write(self._head(status, headers, framing))
-
-    async def write(self, piece: bytes) -> None:
-        if self.disconnected:
-            raise CallerGone("The caller hung up.")
-        if self._chunked:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        else:
-            self._transport.write(piece)
-        if self._protocol.flow.write_paused:
-            await self._drained()
-
-    async def finish(self) -> None:
-        if self.disconnected:
-            return
-        if self._chunked:
-            self._transport.write(b"0\r\n\r\n")
-        self._complete()
-
-    def remark(self, headers: ReplyHeaders) -> None:
-        if self.disconnected or self.response_complete:
-            return
-        if not self.started:
-            self.started = True
-            self._begin(200, headers, None)
-        self._transport.write(b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT) if self._chunked else COMMENT)
-
-    def cut(self) -> None:
-        self.keep_alive = False
-        self._transport.abort()
-
-    async def _drained(self) -> None:
-        if self._protocol.flow.write_paused:
-            await self._protocol.flow.drain()
-
-    def _head(self, status: int, headers: ReplyHeaders, framing: bytes) -> bytes:
-        if self.more_body:
-            self.keep_alive = False  # part of the request has not come: the next one could not be told from it
-        fields = b"\r\n".join(map(b": ".join, headers))
-        closing = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%b%b\r\n%b%b\r\n" % (STATUS_LINE[status], self._protocol.date(), fields, framing, closing)
-
-    def _complete(self) -> None:
-        self.response_complete = True
-        if not self.keep_alive:
-            self._transport.close()
-        self._protocol.on_response_complete()
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -228,6 +55,13 @@ class GatewayProtocol(HttpToolsProtocol):
         """Between two requests of a kept connection."""
         self.running: Call | None = None
         """The hot request that is being answered (``cycle`` is the one that is being read)."""
+        self._fresh: Call | None = None
+        """A hot request whose head has just been parsed."""
+        self._known: KnownHead | None = None
+        self._learned = 0
+        """Heads learned since one was last met again: callers who never repeat one are not studied for ever."""
+        self._missing = 0
+        """Bytes that are still to come of a body that is framed here, not by the parser."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.running is not None:
@@ -243,20 +77,77 @@ class GatewayProtocol(HttpToolsProtocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._missing:
+            self._body_received(data)
+            return
+        known = self._known
+        if known is not None and self.idle and data.startswith(known.before) and self._met(known, data):
+            return
+        at_start = self.head_at > 0.0 and not self.head_size
         if self.head_at:
             if self.idle:
                 self.idle = False
                 self.head_at = self.loop.time()
             self.head_size += len(data)
+        broken = False
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except HttpParserError:
+            broken = True
+        fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            if at_start and fresh.keep_alive and not broken and self._learned < FRUITLESS:
+                self._learned += 1
+                self._known = KnownHead.of(data, fresh.speech, fresh.head, len(self.headers))
+            self._start_call(fresh)
+        elif self.running is not None:
+            self.running.stir()
+        if broken:
             self._answer_and_close(NOT_HTTP)
-            return
-        if self.head_size > MAX_HEAD and self.head_at:
+        elif self.head_size > MAX_HEAD and self.head_at:
             self._answer_and_close(LONG_HEAD)
+
+    def _met(self, known: KnownHead, data: bytes) -> bool:
+        """Begin a request whose head is known, without the parser; False when it is not quite that head, or more than
+        one request has come: the parser is to see it then."""
+        at = len(known.before)
+        end = data.find(b"\r", at, at + MOST_DIGITS + 1)
+        digits = data[at:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(known.after, end):
+            return False
+        length = int(digits)
+        body = data[end + len(known.after) :]
+        missing = length - len(body)
+        if missing < 0:
+            return False
+        self._learned = 0
+        self.idle = False
+        self.head_at = 0.0
+        call = Call(self, known.speech, known.head, length)
+        self.cycle = call  # type: ignore[assignment]
+        if body:
+            call.feed(body)
+        call.more_body = missing > 0
+        self._missing = missing
+        self._start_call(call)
+        return True
+
+    def _body_received(self, data: bytes) -> None:
+        """The next piece of a body that is framed here."""
+        call: Any = self.cycle
+        missing = self._missing
+        rest = b""
+        if len(data) > missing:
+            data, rest = data[:missing], data[missing:]
+        self._missing = missing = missing - len(data)
+        call.feed(data)
+        if not missing:
+            call.more_body = False
+        call.stir()
+        if rest:
+            self.data_received(rest)
 
     def _unset_keepalive_if_required(self) -> None:
         """Idle connections are closed by :meth:`sweep`, without a timer each."""
@@ -284,44 +175,48 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             return
         http11 = parser.get_http_version() == "1.1"
+        fields = dict(self.headers)
+        length = fields.get(b"content-length")
         call = Call(
             self,
             speech,
-            path,
-            query,
-            dict(self.headers),
+            Head(path.decode("latin-1"), query, fields),
+            None if length is None else int(length),
             http11=http11,
             keep_alive=http11 and parser.should_keep_alive(),
         )
         before: Any = self.cycle
         self.cycle = call  # type: ignore[assignment]
         if before is None or before.response_complete:
-            self._start_call(call)
+            self._fresh = call  # begun when the parser is through with what has come
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((call, self.app))  # type: ignore[arg-type]
 
     def _start_call(self, call: Call) -> None:
+        if self.transport.is_closing():
+            return
         self.running = call
-        task = call.task = self.loop.create_task(self.worker.pipeline.carry(call, call.speech))
-        self.tasks.add(task)
-        task.add_done_callback(self._call_done)
+        errand: Any = Errand(self.loop, self.worker.pipeline.carry(call, call.speech), call.ended)
+        call.errand = errand
+        self.tasks.add(errand)
+        errand.resume()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if type(cycle) is Call:
-            self._start_call(cycle)
+            self.loop.call_soon(self._start_call, cycle)
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _call_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        call = self.running
-        if call is not None and call.task is task:
-            self.running = call.task = None  # a cancelled task holds its frames, and they hold the call
-            if not call.response_complete and not call.disconnected:
-                self.transport.abort()  # a reply that was begun and not ended
-        if not task.cancelled():
-            task.exception()
+    def call_ended(self, call: Call) -> None:
+        """The exchange of this request is over, however it went."""
+        errand: Any = call.errand
+        self.tasks.discard(errand)
+        call.errand = None  # it holds the frames of the exchange, and they hold the call
+        if self.running is call:
+            self.running = None
+        if not call.response_complete and not call.disconnected:
+            self.transport.abort()  # a reply that was begun and not ended
 
     def on_body(self, body: bytes) -> None:
         call: Any = self.cycle
@@ -333,7 +228,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         call: Any = self.cycle
         if type(call) is Call:
-            call.fed()
+            call.more_body = False
         else:
             super().on_message_complete()
 
@@ -376,6 +271,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._answer_and_close(NOT_HTTP)
 
     def _answer_and_close(self, refusal: Refusal) -> None:
+        if self.transport.is_closing():
+            return
         call: Any = self.cycle
         if call is not None and not call.response_complete:
             if type(call) is Call and not call.started and call.more_body:

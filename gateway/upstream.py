@@ -25,6 +25,7 @@ import httptools
 import msgspec
 
 from gateway.body import Pieces
+from gateway.errand import Errand, in_task, parked, wake
 from gateway.errors import ConnectFailed, TimeoutPhase, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 
 HIGH_WATER = 256 * 1024
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
         self._loop = pool.watch.loop
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: Any = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | Errand | None = None
         self._chunks: list[bytes] = []
         self._size = 0
         self._paused = False
@@ -312,19 +313,18 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return piece
 
-    def _more(self) -> asyncio.Future[None]:
+    def _more(self) -> asyncio.Future[None] | Errand:
         """To be awaited: something has come, or the reply has failed. Raises the failure when it is known already."""
         if self.failure is not None:
             raise self.failure
-        self._waiter = waiter = self._loop.create_future()
+        self._waiter = waiter = parked(self._loop)
         return waiter
 
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            if not waiter.done():  # else its request was cancelled
-                waiter.set_result(None)
+            wake(waiter)
 
     def _fail(self, failure: UpstreamFailed) -> None:
         if self.failure is None:
@@ -433,6 +433,7 @@ class Pool:
         return None
 
     async def _connect(self, timeouts: Timeouts) -> Connection:
+        await in_task()
         try:
             async with asyncio.timeout(timeouts.connect):
                 _, connection = await self.watch.loop.create_connection(

@@ -14,26 +14,12 @@ from gateway.body import Decoder, Pieces, decoder_for
 from gateway.dialects import Speech
 from gateway.errors import UpstreamBroken
 from gateway.exchange import Headers, Wire
+from gateway.head import Head
 from gateway.settings import Upstream
 from gateway.upstream import Connection, Pool, Watch
 
 LARGE = 16 * 1024
 """A body of more bytes is not copied behind its head."""
-FORWARDED = frozenset(
-    (
-        b"accept",
-        b"user-agent",
-        b"idempotency-key",
-        b"openai-beta",
-        b"anthropic-version",
-        b"anthropic-beta",
-        b"x-client-request-id",
-        b"x-stainless-retry-count",
-        b"traceparent",
-        b"tracestate",
-    )
-)
-"""Request header fields that go on to the upstream; all others (credentials, cookies, hops, addresses) stay here."""
 
 
 class Reply(Protocol):
@@ -102,8 +88,7 @@ class WireLane:
         upstream: Upstream,
         speech: Speech,
         body: Pieces,
-        caller_headers: dict[bytes, bytes],
-        query: bytes,
+        asked: Head,
         on_quiet: Callable[[], None] | None,
         quiet: float,
     ) -> Reply:
@@ -112,13 +97,13 @@ class WireLane:
         if line is None:
             line = self._lines[upstream.name, speech.path] = self._line_to(upstream, speech.wire, speech.path, "POST")
         head = line.head
-        for name in FORWARDED & caller_headers.keys():
-            head += b"\r\n%b: %b" % (name, caller_headers[name])
-        if query or line.query:
-            full = b"&".join(filter(None, (line.query, query)))
+        if asked.query or line.query:
+            full = b"&".join(filter(None, (line.query, asked.query)))
             head = head.replace(b" HTTP/1.1\r\n", b"?%b HTTP/1.1\r\n" % full, 1)
-        length = sum(map(len, body))
-        head = b"%b\r\ncontent-length: %d\r\n\r\n" % (head, length)
+        length = 0
+        for piece in body:
+            length += len(piece)
+        head = b"%b%b\r\ncontent-length: %d\r\n\r\n" % (head, asked.forwarded, length)
         message = b"".join((head, *body)) if length <= LARGE else (head, *body)
         connection = await line.pool.request(message, upstream.timeouts, on_quiet=on_quiet, quiet=quiet)
         for name, value in connection.headers:
