@@ -16,6 +16,7 @@ import hashlib
 from typing import NamedTuple
 
 from gateway.body import Body
+from gateway.caller import ReplyHeaders
 from gateway.dialects import Speech
 from gateway.exchange import Exchange
 from gateway.head import Head
@@ -44,6 +45,7 @@ class Plan:
         "_holdback",
         "_holdback_salt",
         "_holdback_share",
+        "_reply_fields",
         "_salt",
         "_share",
         "_stable",
@@ -61,6 +63,7 @@ class Plan:
         self.rules = domain.match
         self.fill = domain.inject == "fill"
         self.served_domain = ""
+        self._reply_fields: dict[tuple[Arm, int | None], ReplyHeaders] = {}
         self._stable: Prompt | None = None
         self._canary: Prompt | None = None
         self._holdback: Prompt | None = None
@@ -102,6 +105,26 @@ class Plan:
                 if u >= 1.0 - self._share:
                     return Choice("control", self._stable)
         return Choice("stable", self._stable)
+
+    def reply_fields(self, arm: Arm, version: int | None) -> ReplyHeaders:
+        """What a reply says of what served it."""
+        fields = self._reply_fields.get((arm, version))
+        if fields is None:
+            domain = self.name if version is None else self.served_domain
+            fields = self._reply_fields[arm, version] = served_by(domain, arm, version)
+        return fields
+
+
+def served_by(domain: str, arm: Arm, version: int | None) -> ReplyHeaders:
+    """The header fields that name a domain, a version and an arm."""
+    fields = [(b"x-metaspo-domain", domain.encode("latin-1", "replace"))] if domain else []
+    if version is not None:
+        fields.append((b"x-metaspo-version", b"%d" % version))
+    fields.append((b"x-metaspo-arm", arm.encode()))
+    return fields
+
+
+NO_PLAN = served_by("", "none", None)
 
 
 def fraction(salt: bytes, key: str, unit: str) -> float:

@@ -23,16 +23,17 @@ class KeyRing:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._by_digest: dict[bytes, KeyRecord] = {}
+        self._by_digest: dict[bytes, tuple[bytes, KeyRecord]] = {}
 
     def load(self, snapshot: Snapshot) -> None:
         """Take the keys of a new snapshot. A record whose hash is none, or not the one it is filed under, opens
         nothing."""
-        keys: dict[bytes, KeyRecord] = {}
+        keys: dict[bytes, tuple[bytes, KeyRecord]] = {}
         for name, key in snapshot.keys.items():
             if name == key.hash:
                 with contextlib.suppress(ValueError):
-                    keys[bytes.fromhex(name.removeprefix("sha256:"))] = key
+                    digest = bytes.fromhex(name.removeprefix("sha256:"))
+                    keys[digest] = digest, key
         self._by_digest = keys
 
     def find(self, token: bytes) -> KeyRecord | None:
@@ -40,14 +41,15 @@ class KeyRing:
         if not 0 < len(token) <= LONGEST_TOKEN:
             return None
         digest = sha256(token).digest()
-        key = self._by_digest.get(digest)
-        if key is None or not hmac.compare_digest(key.hash, "sha256:" + digest.hex()):
+        found = self._by_digest.get(digest)
+        if found is None or not hmac.compare_digest(found[0], digest):
             return None
+        key = found[1]
         return key if self._alive(key) else None
 
     def by_id(self, id: str) -> KeyRecord | None:
         """The live key with this public handle, or None: for a console session, which must not hold the key's text."""
-        for key in self._by_digest.values():
+        for _, key in self._by_digest.values():
             if key.id == id:
                 return key if self._alive(key) else None
         return None

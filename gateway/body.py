@@ -42,14 +42,17 @@ _KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*', re.DOT
 class Body:
     """A JSON object as it was sent: ``raw`` bytes, ``values`` by key (undecoded), and where each value stands."""
 
-    __slots__ = ("at", "model", "raw", "values")
+    __slots__ = ("at", "first_turn", "model", "raw", "values")
 
     def __init__(self, raw: bytes, values: dict[str, msgspec.Raw], at: dict[str, int]) -> None:
         self.raw = raw
         self.values = values
         self.at = at
         """Offset of each value's first byte."""
-        self.model = self.text("model")
+        self.first_turn: re.Match[bytes] | None = None
+        """How its conversation begins, once a dialect has looked."""
+        model = at.get("model")
+        self.model = _text(values["model"]) if model is not None and raw[model] == 0x22 else ""
         """What the caller asks for, in every dialect; empty when that is no string."""
 
     def __contains__(self, key: str) -> bool:
@@ -99,6 +102,9 @@ def splice(raw: bytes, edits: Sequence[Edit]) -> bytes:
 
 def spliced(raw: bytes, edits: Sequence[Edit]) -> Pieces:
     """The same in pieces: what is not changed is not copied."""
+    if len(edits) == 1 and len(raw) <= LONG:  # short ones are copied: that is less than the making of views
+        (start, end, new), *_ = edits
+        return raw[:start], new, raw[end:]
     view = memoryview(raw)
     pieces: list[bytes | memoryview] = []
     done = 0
@@ -110,10 +116,9 @@ def spliced(raw: bytes, edits: Sequence[Edit]) -> Pieces:
     return tuple(pieces)
 
 
-def mentions(raw: bytes, name: bytes) -> bool:
-    """Whether ``"name"`` stands anywhere in ``raw``. Long texts have few quotes: from one to the next is a fraction of
-    the time of a search for all of it."""
-    wanted = b'"%b"' % name
+def mentions(raw: bytes, wanted: bytes) -> bool:
+    """Whether ``wanted``, a name in its quotes, stands anywhere in ``raw``. Long texts have few quotes: from one to the
+    next is a fraction of the time of a search for all of it."""
     if len(raw) > LONG:
         place = raw.find(b'"')
         for _ in range(MANY_QUOTES):
@@ -145,8 +150,7 @@ def parse(raw: bytes, max_depth: int = 256) -> Body:
     at: dict[str, int] = {}
     place = 1
     for key, value in values.items():
-        place += len(key) + 3
-        at[key] = place
+        at[key] = place = place + len(key) + 3
         place += len(value) + 1
     if place != len(raw):
         # not the compact form, where every byte is accounted for: look at each pair

@@ -106,6 +106,11 @@ class Call:
             raise too_large(limit)
         return self.arrived(limit) or b""
 
+    def begin_with(self, piece: bytes) -> None:
+        """The body, or its beginning, has come with the head."""
+        self._pieces.append(piece)
+        self._size = len(piece)
+
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come. Whoever feeds calls :meth:`stir` in the end."""
         if self.started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from gateway.dialects import Speech
 
@@ -78,16 +77,20 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)(?=\r\n)", re.IGNORECASE)
 _NOT_LEARNED = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 
 
-class KnownHead(NamedTuple):
+class KnownHead:
     """The bytes of a head around the digits of its ``content-length``, and what the parser made of it.
 
     Met again byte for byte, but for these digits, it needs no parser to mean the same.
     """
 
-    before: bytes
-    after: bytes
-    speech: Speech
-    head: Head
+    __slots__ = ("after", "before", "digits_at", "head", "speech")
+
+    def __init__(self, before: bytes, after: bytes, speech: Speech, head: Head) -> None:
+        self.before = before
+        self.digits_at = len(before)
+        self.after = after
+        self.speech = speech
+        self.head = head
 
     @classmethod
     def of(cls, data: bytes, speech: Speech, head: Head, fields: int) -> KnownHead | None:

@@ -16,7 +16,7 @@ from gateway.errors import RequestRefused, UpstreamFailed
 from gateway.exchange import Exchange, TranslateLane
 from gateway.refusals import NO_TRANSLATION
 from gateway.routing import Pick, Router
-from gateway.wire import Reply, TranslatedReply, WireLane
+from gateway.wire import Reply, TranslatedReply, WireLane, opened
 
 RETRIED = frozenset((429, 500, 502, 503, 504, 529))
 """Answers for which another target is asked, where there is one. With a single target the caller decides."""
@@ -92,7 +92,8 @@ class Lanes:
         try:
             body = asked.body_for(target.model)
             if target.wire == asked.speech.wire:
-                return await self.wire.send(pick.upstream, asked.speech, body, asked.caller.head, asked.on_quiet, quiet)
+                sent = self.wire.send(pick.upstream, asked.speech, body, asked.caller.head, asked.on_quiet, quiet)
+                return opened(await sent)
             await in_task()  # LiteLLM's clients need one
             with _reminding(asked.on_quiet, quiet):
                 return TranslatedReply(*await self._translator().send(exchange, b"".join(body), target))

@@ -76,7 +76,8 @@ class _Rate:
 
     def used(self, into: float) -> float:
         """The count of the last 60 seconds, ``into`` seconds into the minute."""
-        return self.before.total * (1 - into / MINUTE) + self.now.total
+        before, now = self.before, self.now
+        return (before.ours + before.others) * (1 - into / MINUTE) + now.ours + now.others
 
     def wait(self, more: float, limit: float, into: float) -> float:
         """Seconds until ``more`` fits under ``limit``, if nothing else comes."""
@@ -91,6 +92,7 @@ class _Book:
     """What one key has used."""
 
     __slots__ = (
+        "begins",
         "ends",
         "heard",
         "in_flight",
@@ -112,14 +114,16 @@ class _Book:
         self.heard = minute
         """The minute in which the fleet's counts last came."""
         self.touched = True
+        self.begins = minute * MINUTE
         self.ends = (minute + 1) * MINUTE
-        """When the minute ends that was last rolled to."""
+        """When the minute begins and ends that was last rolled to."""
 
     def roll(self, minute: int, day: int) -> None:
         if minute != self.requests.now.index:
             self.in_flight_told = 0  # a new minute's counters begin at zero
             if minute > self.heard + 1:
                 self.others_in_flight = 0.0  # the fleet has been silent for a whole minute
+        self.begins = minute * MINUTE
         self.ends = (minute + 1) * MINUTE
         self.requests.roll(minute)
         self.tokens.roll(minute)
@@ -161,7 +165,9 @@ class KeyLimits:
         if not limited(key):
             return None
         now = self._clock()
-        book = self._book(key.id, now)
+        book = self._books.get(key.id)
+        if book is None or not book.begins <= now < book.ends:
+            book = self._book(key.id, now)
         refusal = self._refusal(key, book, est_tokens, now)
         if refusal is None:
             book.requests.now.ours += 1
@@ -176,26 +182,27 @@ class KeyLimits:
         book = self._books.get(key.id) if key is not None else None
         if key is None or book is None or not limited(key):
             return
-        self._book(key.id, self._clock())
-        book.in_flight = max(0, book.in_flight - 1)
+        now = self._clock()
+        if not book.begins <= now < book.ends:
+            self._book(key.id, now)
+        if book.in_flight > 0:
+            book.in_flight -= 1
         book.touched = True
         usage = exchange.usage
         if usage is not None:
-            used = usage.prompt_tokens + usage.answer_tokens
+            more = usage.prompt_tokens + usage.answer_tokens - exchange.estimate
+        elif exchange.answered_by == "upstream" and exchange.status < 400:
+            more = 0
         else:
-            used = exchange.estimate if exchange.answered_by == "upstream" and exchange.status < 400 else 0
-        if int(exchange.started // MINUTE) == book.tokens.now.index:
-            book.tokens.now.ours += used - exchange.estimate
-        else:
-            book.tokens.now.ours += max(0, used - exchange.estimate)
+            more = -exchange.estimate
+        if more > 0 or exchange.started >= book.begins:  # a minute that has passed is not given anything back
+            book.tokens.now.ours += more
         if key.usd_per_day is not None and usage is not None:
             # what has no known price is not counted, but for `metaspo_unpriced_total`
             book.spent.ours += exchange_cost(exchange, self._prices) or 0.0
 
     def _book(self, key: str, now: float) -> _Book:
         book = self._books.get(key)
-        if book is not None and book.ends - MINUTE <= now < book.ends:
-            return book
         minute, day = int(now // MINUTE), int(now // DAY)
         if book is None:
             book = self._books[key] = _Book(minute, day)

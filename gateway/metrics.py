@@ -27,6 +27,8 @@ from registry import Snapshot
 
 OTHER = "other"
 MOST_DOMAINS = 1000
+MOST_SERIES = 4096
+"""Kinds of exchanges whose series are remembered."""
 MOST_UNNAMED_MODELS = 50
 """Models that only the price table names get a label of their own up to so many."""
 FLUSH_EVERY = 1.0
@@ -77,6 +79,37 @@ class Histogram(msgspec.Struct):
     total: float = 0.0
 
 
+class _Buckets:
+    """A histogram that is being counted."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class _Series:
+    """Where exchanges of one kind count, found once: the labels of the next one are the same."""
+
+    __slots__ = ("about", "duration", "overhead", "priced", "requests", "target", "tokens")
+
+    def __init__(self, target: Target | None, requests: list[int], overhead: _Buckets) -> None:
+        self.target = target
+        self.requests = requests
+        self.overhead = overhead
+        self.about: tuple[str, str, str] = ("", "", "")
+        self.duration: _Buckets | None = None
+        self.tokens: tuple[_Buckets, _Buckets] | None = None
+        self.priced = False
+
+
 class WorkerNumbers(msgspec.Struct):
     """All numbers of one worker: the content of its file."""
 
@@ -108,10 +141,12 @@ class GatewayMetrics:
         self._unnamed_models = 0
         self._domains: frozenset[str] = frozenset()
         self._counters: dict[str, dict[Labels, float]] = {f.name: {} for f in FAMILIES if f.kind == "counter"}
-        self._histograms: dict[str, dict[Labels, Histogram]] = {f.name: {} for f in FAMILIES if f.kind == "histogram"}
+        self._histograms: dict[str, dict[Labels, _Buckets]] = {f.name: {} for f in FAMILIES if f.kind == "histogram"}
         self._bounds = {family.name: family.buckets for family in FAMILIES}
         self._pointers: dict[str, list[tuple[Labels, float]]] = {}
-        self._requests = self._counters["metaspo_requests_total"]
+        self._requests: dict[Labels, list[int]] = {}
+        """``metaspo_requests_total``: each a list of its one number, which :class:`_Series` hold on to."""
+        self._series: dict[tuple[str, str, str, int, int], _Series] = {}
         self._task: asyncio.Task[None] | None = None
         self.traces: Callable[[Exchange], None] | None = None
         """What else is told of each exchange: `gateway.telemetry.Traces.observe`, where traces are wanted."""
@@ -125,47 +160,57 @@ class GatewayMetrics:
 
     def observe(self, exchange: Exchange) -> None:
         """Count one finished exchange."""
-        requests = self._requests
-        labels = (
-            exchange.dialect,
-            self._domain(exchange.domain),
-            exchange.arm,
-            _STATUSES.get(exchange.status) or _status(exchange.status),
-        )
-        requests[labels] = requests.get(labels, 0) + 1
+        target = exchange.target
+        key = (exchange.dialect, exchange.domain, exchange.arm, exchange.status, id(target))
+        series = self._series.get(key)
+        if series is None or series.target is not target:
+            series = self._series_of(exchange, key)
+        series.requests[0] += 1
         if self.traces is not None:
             self.traces(exchange)
-        self._observe("metaspo_overhead_seconds", (exchange.dialect,), exchange.overhead)
-        target = exchange.target
-        if target is None or not exchange.sent_at:
+        series.overhead.add(exchange.overhead)
+        if target is None or series.duration is None or not exchange.sent_at:
             return
-        about = (OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
-        self._observe("gen_ai_server_request_duration_seconds", about, exchange.latency)
+        series.duration.add(exchange.latency)
         if exchange.stream and exchange.first_byte_at:
-            self._observe("gen_ai_server_time_to_first_token_seconds", about, exchange.time_to_first_token)
+            self._histogram("gen_ai_server_time_to_first_token_seconds", series.about).add(exchange.time_to_first_token)
         usage = exchange.usage
         if usage is not None:
-            self._observe("gen_ai_client_token_usage", (*about, "input"), usage.prompt_tokens)
-            self._observe("gen_ai_client_token_usage", (*about, "output"), usage.answer_tokens)
-        if exchange.ok and (reason := self._cost_unknown(exchange, target)):
-            self._count("metaspo_unpriced_total", (about[1], reason))
+            if series.tokens is None:
+                series.tokens = (
+                    self._histogram("gen_ai_client_token_usage", (*series.about, "input")),
+                    self._histogram("gen_ai_client_token_usage", (*series.about, "output")),
+                )
+            series.tokens[0].add(usage.prompt_tokens)
+            series.tokens[1].add(usage.answer_tokens)
+        elif exchange.ok:
+            self._count("metaspo_unpriced_total", (series.about[1], "tokens"))
+            return
+        if not series.priced and exchange.ok and not self._priced(target.model, exchange.model):
+            self._count("metaspo_unpriced_total", (series.about[1], "price"))
 
-    def _observe(self, name: str, labels: Labels, value: float) -> None:
+    def _series_of(self, exchange: Exchange, key: tuple[str, str, str, int, int]) -> _Series:
+        """The series that exchanges like this one count in: looked up once."""
+        if len(self._series) >= MOST_SERIES:
+            self._series.clear()
+        status = _STATUSES.get(exchange.status) or _status(exchange.status)
+        labels = (exchange.dialect, self._domain(exchange.domain), exchange.arm, status)
+        requests = self._requests.setdefault(labels, [0])
+        overhead = self._histogram("metaspo_overhead_seconds", (exchange.dialect,))
+        series = self._series[key] = _Series(exchange.target, requests, overhead)
+        target = exchange.target
+        if target is not None:
+            series.about = (OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
+            series.duration = self._histogram("gen_ai_server_request_duration_seconds", series.about)
+            series.priced = target.price_in is not None or target.price_out is not None or self._priced(target.model)
+        return series
+
+    def _histogram(self, name: str, labels: Labels) -> _Buckets:
         series = self._histograms[name]
-        histogram = series.get(labels)
-        bounds = self._bounds[name]
-        if histogram is None:
-            histogram = series[labels] = Histogram([0] * (len(bounds) + 1))
-        histogram.counts[bisect_left(bounds, value)] += 1
-        histogram.total += value
-
-    def _cost_unknown(self, exchange: Exchange, target: Target) -> str:
-        """Why no budget can count this exchange; empty when its cost is known."""
-        if exchange.usage is None:
-            return "tokens"
-        if target.price_in is not None or target.price_out is not None:
-            return ""
-        return "" if self._priced(target.model, exchange.model) else "price"
+        buckets = series.get(labels)
+        if buckets is None:
+            buckets = series[labels] = _Buckets(self._bounds[name])
+        return buckets
 
     def _domain(self, name: str) -> str:
         return name if name in self._domains else OTHER if name else ""
@@ -208,6 +253,7 @@ class GatewayMetrics:
         """Take domains and pointers of a new snapshot."""
         names = sorted(snapshot.domains)[:MOST_DOMAINS]
         self._domains = frozenset(names)
+        self._series.clear()
         versions: list[tuple[Labels, float]] = []
         shares: list[tuple[Labels, float]] = []
         for name in names:
@@ -225,6 +271,7 @@ class GatewayMetrics:
         """All numbers of this worker, now."""
         age, up, refused = self.registry_state()
         counters = {name: list(series.items()) for name, series in self._counters.items()}
+        counters["metaspo_requests_total"] = [(labels, float(cell[0])) for labels, cell in list(self._requests.items())]
         counters["metaspo_snapshot_refused_total"] = [((), float(refused))]
         in_flight, upstreams = self.load_state()
         return WorkerNumbers(
@@ -237,7 +284,10 @@ class GatewayMetrics:
                 "metaspo_in_flight": [((), float(in_flight))],
                 "metaspo_upstream_up": [((name,), float(good)) for name, good in sorted(upstreams.items())],
             },
-            histograms={name: list(series.items()) for name, series in self._histograms.items()},
+            histograms={
+                name: [(labels, Histogram(found.counts, found.total)) for labels, found in list(series.items())]
+                for name, series in self._histograms.items()
+            },
         )
 
     def flush(self) -> None:

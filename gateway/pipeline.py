@@ -220,7 +220,8 @@ class Pipeline:
                 exchange.version = prompt.number
                 exchange.served_domain = plan.served_domain
         exchange.token = self.neighbours.ids.issue(exchange)
-        asked.ours = _our_headers(exchange)
+        fields = assignment.NO_PLAN if plan is None else plan.reply_fields(exchange.arm, exchange.version)
+        asked.ours = [(b"x-metaspo-exchange", exchange.token), *fields]
         if self.house.cors:
             asked.ours += allowed(self.house.cors, caller.head.origin)
         if exchange.stream:
@@ -314,18 +315,6 @@ class Pipeline:
                     log_exchange(exchange)
             except Exception:
                 log.exception("exchange %s was answered but not counted", exchange.id)
-
-
-def _our_headers(exchange: Exchange) -> ReplyHeaders:
-    """Which domain, version and arm served it, and the id by which feedback finds it."""
-    headers = [(b"x-metaspo-exchange", exchange.token)]
-    domain = exchange.served_domain or exchange.domain
-    if domain:
-        headers.append((b"x-metaspo-domain", domain.encode("latin-1", "replace")))
-    if exchange.version is not None:
-        headers.append((b"x-metaspo-version", b"%d" % exchange.version))
-    headers.append((b"x-metaspo-arm", exchange.arm.encode()))
-    return headers
 
 
 def _keep_promise(caller: Caller, reply: Reply) -> None:

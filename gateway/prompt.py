@@ -30,7 +30,7 @@ def joined(*texts: bytes) -> bytes:
 class Prompt:
     """One version's text under one domain's locked block, for one mode of injection."""
 
-    __slots__ = ("_after", "_before", "_replace", "alone", "breakpoint", "number", "text")
+    __slots__ = ("_after", "_before", "_replace", "alone", "breakpoint", "number", "text", "turns")
 
     def __init__(self, number: int, locked: str, text: str, merge: Merge, cache_above: int | None = None) -> None:
         self.number = number
@@ -39,6 +39,8 @@ class Prompt:
         whole = joined(escaped(locked), escaped(text))
         self.alone = whole
         """All of ours, escaped: what is injected when the request brings no system prompt."""
+        self.turns = {role: b'{"role":"%b","content":"%b"},' % (role, whole) for role in (b"system", b"developer")}
+        """... as a turn in front of others, by its role."""
         self.breakpoint = cache_above is not None and len(locked) + len(text) > cache_above
         """Long enough for a cache breakpoint of its own, where the request sets none."""
         self._replace = merge == "replace"

@@ -112,13 +112,13 @@ class GatewayProtocol(HttpToolsProtocol):
     def _met(self, known: KnownHead, data: bytes) -> bool:
         """Begin a request whose head is known, without the parser; False when it is not quite that head, or more than
         one request has come: the parser is to see it then."""
-        at = len(known.before)
+        at, after = known.digits_at, known.after
         end = data.find(b"\r", at, at + MOST_DIGITS + 1)
         digits = data[at:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(known.after, end):
+        if end < 0 or not digits.isdigit() or not data.startswith(after, end):
             return False
         length = int(digits)
-        body = data[end + len(known.after) :]
+        body = data[end + len(after) :]
         missing = length - len(body)
         if missing < 0:
             return False
@@ -128,7 +128,7 @@ class GatewayProtocol(HttpToolsProtocol):
         call = Call(self, known.speech, known.head, length)
         self.cycle = call  # type: ignore[assignment]
         if body:
-            call.feed(body)
+            call.begin_with(body)
         call.more_body = missing > 0
         self._missing = missing
         self._start_call(call)

@@ -95,6 +95,8 @@ class Router:
         self.healths: dict[tuple[str, str | None], Health] = {} if known is None else known.healths
         """By upstream and model there."""
         self._targets: dict[tuple[int, str], Target] = {}
+        self._only: dict[tuple[str, Wire], tuple[Upstream, Target, Health]] = {}
+        """By model and wire: where there is one deployment and no fallback, there is nothing to choose."""
         self._any: dict[Wire, Route] = {}
         for wire in ("openai", "anthropic", "litellm"):
             chosen = next((up for up in house.upstreams if up.wire == wire), next(iter(house.upstreams), None))
@@ -129,11 +131,19 @@ class Router:
         """The target to ask. Raises RequestRefused: 404 for a model that nobody serves, 503 when all are at their
         limit."""
         now = self.clock()
+        only = self._only.get((model, wire))
+        if only is not None:
+            upstream, target, health = only
+            if not health.out_until and health.in_flight < upstream.max_in_flight:
+                return Pick(self, upstream, target, health, now)
         ways = self._ways(model, wire)
         for route, asked, rest in ways:
             place = self._best(route.places, now)
             if place is not None:
-                return self._pick(place, asked, rest, now)
+                pick = self._pick(place, asked, rest, now)
+                if len(ways) == 1 and len(route.places) == 1 and len(asked) <= LONGEST_NAME:
+                    self._only[model, wire] = pick.upstream, pick.target, pick.health
+                return pick
         for route, asked, rest in ways:  # everybody is ejected: asking anyway beats refusing
             for place in route.places:
                 if self.health(place).in_flight < place.upstream.max_in_flight:
@@ -167,6 +177,7 @@ class Router:
             if len(asked) <= LONGEST_NAME:  # names come from callers: the memory of them is bounded
                 if len(self._targets) >= MOST_TARGETS:
                     self._targets.clear()
+                    self._only.clear()
                 self._targets[key] = target
         return Pick(self, place.upstream, target, self.health(place), now)
 

@@ -146,17 +146,19 @@ class Sampler:
         policy = self._policies.get(domain)
         if policy is None:
             return
-        identity = record_id(exchange)
-        chosen = exchange.ok and not exchange.sample_off and drawn(identity, policy.share)
-        if exchange.ok and self._retries.repeats(exchange, identity, chosen=chosen):
+        ok = exchange.ok
+        may_repeat = exchange.retry or exchange.idempotency_key
+        identity = record_id(exchange) if may_repeat else exchange.id
+        chosen = ok and not exchange.sample_off and drawn(identity, policy.share)
+        if ok and (may_repeat or chosen) and self._retries.repeats(exchange, identity, chosen=chosen):
             return
         now = self._clock()
         outcome = self._outcome(exchange, identity, now)
         task = self._has_room(exchange, domain, policy, now) if chosen else None
         keep = task is not None
-        read = keep or (outcome is not None and exchange.ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
         if outcome is None and not keep:
             return
+        read = keep or (ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
         size = len(exchange.request) + exchange.reply_size if read else 0
         if len(self._queue) >= self._limit:
             self._counts.dropped("queue_full")
@@ -176,7 +178,9 @@ class Sampler:
     def _outcome(self, exchange: Exchange, identity: str, now: float) -> Outcome | None:
         if exchange.version is None or not exchange.served_domain:
             return None
-        rate = self._outcome_rates.setdefault(exchange.arm, PerSecond(OUTCOMES_PER_SECOND))
+        rate = self._outcome_rates.get(exchange.arm)
+        if rate is None:
+            rate = self._outcome_rates[exchange.arm] = PerSecond(OUTCOMES_PER_SECOND)
         if not rate.take(now):
             self._counts.dropped("outcome_rate")
             return None

@@ -145,15 +145,18 @@ class Connection(asyncio.Protocol):
     # --- what the pipeline does with it ------------------------------------------------------------------------------
 
     def begin(
-        self, message: Message, timeouts: Timeouts, total_at: float, on_quiet: Callable[[], None] | None, quiet: float
+        self,
+        message: Message,
+        timeouts: Timeouts,
+        now: float,
+        total_at: float,
+        on_quiet: Callable[[], None] | None,
+        quiet: float,
     ) -> None:
         """Write one request. ``on_quiet`` is called each ``quiet`` seconds until the first byte of the body."""
-        now = self._loop.time()
         self.headers = []
-        self.status = 0
-        self.head_size = 0
-        self.received = False
-        self.complete = False
+        self.status = self.head_size = 0
+        self.received = self.complete = False
         self.busy = True
         self._phase: TimeoutPhase = "first_token"
         self._timeouts = timeouts
@@ -178,6 +181,12 @@ class Connection(asyncio.Protocol):
             await self._more()
         if self.failure is not None and not self._chunks:
             raise self.failure
+
+    def arrived(self) -> bytes | None:
+        """The body, when all of it has arrived already; else None."""
+        if not self.complete:
+            return None
+        return self._take() if self._chunks else b""
 
     async def next(self) -> bytes:
         """What has arrived of the body since the last call, as one piece; ``b""`` at its end.
@@ -369,30 +378,28 @@ class Pool:
 
         Raises ConnectFailed, UpstreamTimeout, UpstreamBroken.
         """
-        total_at = self.watch.loop.time() + timeouts.total
-        connection = self._reuse()
-        if connection is not None:
-            connection.begin(message, timeouts, total_at, on_quiet, quiet)
+        now = self.watch.loop.time()
+        total_at = now + timeouts.total
+        connection = self._reuse(now)
+        while True:
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(timeouts)
+                now = self.watch.loop.time()
+            connection.begin(message, timeouts, now, total_at, on_quiet, quiet)
             try:
                 await connection.head()
             except UpstreamBroken:
-                stale = not connection.received
+                stale = reused and not connection.received
                 connection.release()
                 if not stale:
                     raise
+                connection = None
             except BaseException:
                 connection.release()
                 raise
             else:
                 return connection
-        connection = await self._connect(timeouts)
-        connection.begin(message, timeouts, total_at, on_quiet, quiet)
-        try:
-            await connection.head()
-        except BaseException:
-            connection.release()
-            raise
-        return connection
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose reply is complete."""
@@ -421,13 +428,13 @@ class Pool:
         if old:
             del self.idle[:old]
 
-    def _reuse(self) -> Connection | None:
+    def _reuse(self, now: float) -> Connection | None:
         idle = self.idle
         while idle:
             connection = idle.pop()
             if connection.closed:
                 continue
-            if self.watch.loop.time() - connection.idle_since < self.keep_alive:
+            if now - connection.idle_since < self.keep_alive:
                 return connection
             connection.close()
         return None

@@ -40,6 +40,7 @@ class _Chunk(msgspec.Struct):
     usage: _Usage | None = None
 
 
+_UNTOLD = _Details()
 _reply = msgspec.json.Decoder(_Reply).decode
 _chunk = msgspec.json.Decoder(_Chunk).decode
 _any = json.JSONDecoder()
@@ -50,8 +51,8 @@ _DATA = re.compile(rb"data: ?(\{[^\r\n]*\})\r?\n\r?\n")
 
 def _usage(found: _Usage) -> Usage:
     cache_read = found.cache_read_input_tokens or 0
-    into = found.prompt_tokens_details or found.input_tokens_details or _Details()
-    out = found.completion_tokens_details or found.output_tokens_details or _Details()
+    into = found.prompt_tokens_details or found.input_tokens_details or _UNTOLD
+    out = found.completion_tokens_details or found.output_tokens_details or _UNTOLD
     return Usage(
         # Anthropic counts what it read from or wrote to its cache apart from the input
         prompt_tokens=(found.prompt_tokens or found.input_tokens or 0)

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -34,6 +34,9 @@ class Reply(Protocol):
     @property
     def complete(self) -> bool:
         """Whether everything has arrived."""
+
+    def arrived(self) -> bytes | None:
+        """What has arrived when that is all there is, without waiting; else None: ask :meth:`next`."""
 
     async def next(self) -> bytes:
         """What has arrived since; ``b""`` at the end. Raises UpstreamFailed."""
@@ -83,7 +86,7 @@ class WireLane:
             pool.close()
         self.watch.stop()
 
-    async def send(
+    def send(
         self,
         upstream: Upstream,
         speech: Speech,
@@ -91,8 +94,9 @@ class WireLane:
         asked: Head,
         on_quiet: Callable[[], None] | None,
         quiet: float,
-    ) -> Reply:
-        """Send ``body``, which comes in pieces; returns once the reply's head is there. Raises UpstreamFailed."""
+    ) -> Awaitable[Connection]:
+        """Send ``body``, which comes in pieces, and wait until the reply's head is there. Raises UpstreamFailed. See
+        :func:`opened`."""
         line = self._lines.get((upstream.name, speech.path))
         if line is None:
             line = self._lines[upstream.name, speech.path] = self._line_to(upstream, speech.wire, speech.path, "POST")
@@ -105,11 +109,7 @@ class WireLane:
             length += len(piece)
         head = b"%b%b\r\ncontent-length: %d\r\n\r\n" % (head, asked.forwarded, length)
         message = b"".join((head, *body)) if length <= LARGE else (head, *body)
-        connection = await line.pool.request(message, upstream.timeouts, on_quiet=on_quiet, quiet=quiet)
-        for name, value in connection.headers:
-            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-                return _opened(connection, value)
-        return connection
+        return line.pool.request(message, upstream.timeouts, on_quiet=on_quiet, quiet=quiet)
 
     async def get(self, upstream: Upstream, path: str) -> Reply:
         """Ask an upstream for something below its base URL. Raises UpstreamFailed."""
@@ -154,8 +154,10 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def _opened(connection: Connection, encoding: bytes) -> Reply:
-    decoder = decoder_for(encoding.strip().lower())
+def opened(connection: Connection) -> Reply:
+    """The reply; one that is compressed will be opened as it comes."""
+    encoding = dict(connection.headers).get(b"content-encoding", b"").strip().lower()
+    decoder = decoder_for(encoding) if encoding else None
     return connection if decoder is None else OpenedReply(connection, decoder)
 
 
@@ -168,6 +170,9 @@ class OpenedReply:
         self.status = connection.status
         self.headers: Headers = [pair for pair in connection.headers if pair[0] != b"content-encoding"]
         self.complete = False
+
+    def arrived(self) -> None:
+        pass
 
     async def next(self) -> bytes:
         try:
@@ -194,6 +199,9 @@ class TranslatedReply:
         self.complete = False
         self._chunks = chunks
         self._closing: asyncio.Task[Any] | None = None
+
+    def arrived(self) -> None:
+        pass
 
     async def next(self) -> bytes:
         async for chunk in self._chunks:

@@ -79,10 +79,12 @@ class Plain(Speech):
         self.path = path  # type: ignore[misc]
 
 
-ROLE_FIRST = re.compile(rb'\[[ \t\n\r]*\{[ \t\n\r]*"role"[ \t\n\r]*:[ \t\n\r]*"([a-z]+)"')
-"""The usual beginning of a conversation: its first message begins with its role."""
-TEXT_NEXT = re.compile(rb'[ \t\n\r]*,[ \t\n\r]*"content"[ \t\n\r]*:[ \t\n\r]*"')
-"""... and its content, a string, follows."""
+ROLE_FIRST = re.compile(
+    rb'\[[ \t\n\r]*\{[ \t\n\r]*"role"[ \t\n\r]*:[ \t\n\r]*"([a-z]+)"'
+    rb'(?:[ \t\n\r]*,[ \t\n\r]*"content"[ \t\n\r]*:[ \t\n\r]*("))?'
+)
+"""The usual beginning of a conversation: its first message begins with its role, and its content, a string, may
+follow."""
 
 
 def string_end(raw: bytes, start: int) -> int:

@@ -25,11 +25,12 @@ class Chat(Speech):
 
     def read(self, body: Body) -> None:
         super().read(body)
-        if "messages" not in body:
+        kind = body.peek("messages")
+        if not kind:
             raise BadRequest(
                 "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
             )
-        if body.peek("messages") != 0x5B:
+        if kind != 0x5B:
             raise BadRequest("Invalid type for 'messages': expected an array.", param="messages", code="invalid_type")
 
     def inject(self, body: Body, prompt: Prompt, *, only_fill: bool) -> list[Edit] | None:
@@ -42,9 +43,9 @@ class Chat(Speech):
         if not prompt.alone:
             return []
         # a conversation that uses the developer role must not also get a system one
-        role = b"developer" if mentions(body.raw, b"developer") else b"system"
+        role = b"developer" if mentions(body.raw, b'"developer"') else b"system"
         place = body.at["messages"] + 1
-        return [(place, place, b'{"role":"%b","content":"%b"},' % (role, prompt.alone))]
+        return [(place, place, prompt.turns[role])]
 
     def system_text(self, body: Body) -> str:
         if turns.leads_with_other(body, "messages"):

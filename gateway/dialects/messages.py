@@ -45,7 +45,7 @@ class Messages(Speech):
         if not prompt.alone:
             return []
         ours = b'"%b"' % prompt.alone
-        if prompt.breakpoint and not mentions(body.raw, b"cache_control"):
+        if prompt.breakpoint and not mentions(body.raw, b'"cache_control"'):
             ours = b'[{"type":"text","text":"%b","cache_control":{"type":"ephemeral"}}]' % prompt.alone
         if kind == 0x6E:
             return [(*body.span("system"), ours)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.body import Body, Edit, parse, splice
-from gateway.dialects.base import ROLE_FIRST, TEXT_NEXT, string_end
+from gateway.body import LONG, Body, Edit, parse, splice
+from gateway.dialects.base import ROLE_FIRST, string_end
 from gateway.errors import BadRequest
 from gateway.prompt import Prompt
 
@@ -29,7 +29,7 @@ _text = msgspec.json.Decoder(str).decode
 
 def leads_with_other(body: Body, field: str) -> bool:
     """Whether the first turn plainly is no system turn: seen without decoding the array."""
-    match = ROLE_FIRST.match(body.raw, body.at[field])
+    match = body.first_turn = body.first_turn or ROLE_FIRST.match(body.raw, body.at[field])
     return match is not None and match[1] not in (b"system", b"developer")
 
 
@@ -109,11 +109,12 @@ def _known(content: bytes, field: str) -> bytes:
 def first_user_text(body: Body, field: str) -> bytes | memoryview:
     """The content of the first user turn, as sent."""
     raw = body.raw
-    match = ROLE_FIRST.match(raw, body.at[field])
+    match = body.first_turn = body.first_turn or ROLE_FIRST.match(raw, body.at[field])
     if match is not None and match[1] == b"user":
-        text = TEXT_NEXT.match(raw, match.end())
-        if text is not None:
-            return memoryview(raw)[text.end() : string_end(raw, text.end())]
+        start = match.end(2)
+        if start > 0:
+            end = string_end(raw, start)
+            return raw[start:end] if end - start <= LONG else memoryview(raw)[start:end]
     for turn in body.array(field):
         if role_of(turn) == "user":
             return content_of(turn).strip(b'"')
