@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from registry.errors import Corrupt
 from registry.records import AuditEntry, Deployment
 from registry.redis_keys import FLEET
-from registry.store import Store, decode
+from registry.store import Store, decode, stream_field
 
 
 class AuditStore(Store):
@@ -64,7 +64,10 @@ class AuditStore(Store):
         found = await self._redis.command("ZREVRANGEBYSCORE", self._keys.moves(domain), repr(at), "-inf", "LIMIT", 0, 1)
         if not found:
             return Deployment(domain=domain)
-        seq = int(found[0])
+        try:
+            seq = int(found[0])
+        except ValueError as error:
+            raise Corrupt(f"The moves of {domain} hold what is no number of an audit entry.") from error
         page = await self._redis.command("XRANGE", self._keys.audit(domain), f"{seq}-0", f"{seq}-0")
         if not page:
             raise Corrupt(f"The audit of {domain} has lost entry {seq}, which served at that time.")
@@ -74,7 +77,6 @@ class AuditStore(Store):
 
 def read_entry(entry_id: bytes, fields: Any) -> AuditEntry:
     """One stream entry as a record; its number is the stream's. Raises Corrupt."""
-    pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else dict(fields)
     seq = int(entry_id.split(b"-")[0])
-    entry = decode(AuditEntry, pairs.get(b"e", b""), f"Audit entry {seq}")
+    entry = decode(AuditEntry, stream_field(fields, b"e"), f"Audit entry {seq}")
     return replace(entry, seq=seq)

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 
 from registry.connection import Connection
 from registry.embedded import find_server, running_url
-from registry.errors import Corrupt, RegistryError
+from registry.errors import RegistryError
+from registry.inspection import SECONDS, Inspection
 from registry.migrations import STEPS, stored_schema
-from registry.records import Finding, Version
+from registry.records import Finding
 from registry.settings import Settings
-from registry.signing import Signer, Verifier, content_hash
-from registry.snapshot import FOREIGN, fetch_all, read_keys, read_view
-from registry.store import decode
-from registry.versions import served
+from registry.signing import Signer
 
 __all__ = ["Finding", "check", "check_values", "durability"]
 
@@ -160,41 +158,20 @@ def _public(settings: Settings) -> bytes | None:
     return None
 
 
-async def check_values(connection: Connection, public: bytes | None) -> list[Finding]:
-    """Every domain, pointer, version and key, read as a gateway would; bad ones are named one by one."""
-    verifier = Verifier(public) if public else None
-    bad: list[str] = []
-    raw = await fetch_all(connection)
-    for name, live in raw.domains.items():
-        try:
-            read_view(name, live, verifier)
-        except Corrupt as error:
-            bad.append(str(error))
-        [stored] = await connection.many([("HGETALL", connection.keys.versions(name))], wrong_type=FOREIGN)
-        if stored == FOREIGN:
-            bad.append(f"The versions of {name} are another kind of value.")
-            continue
-        for number, text in stored.items():
-            bad += _bad_version(name, number, text, verifier)
-    keys = read_keys(raw.keys, lambda _, why: bad.append(why))
+async def check_values(connection: Connection, public: bytes | None, *, seconds: float = SECONDS) -> list[Finding]:
+    """Every value, read as its readers would, as far as there is time; bad ones are named one by one."""
+    look = Inspection(connection, public, seconds=seconds)
+    await look.run()
+    bad = look.bad
+    rest = f" {look.looked:,} versions, entries, samples and other values besides"
+    partly = f" ({look.stopped})" if look.stopped else ""
     if bad:
-        shown = " ".join(bad[:_NAMED]) + (f" And {len(bad) - _NAMED} more." if len(bad) > _NAMED else "")
+        shown = " ".join(bad[:_NAMED]) + (f" And {len(bad) - _NAMED:,} more." if len(bad) > _NAMED else "")
         mend = (
             "They are never served. Restore a backup, or add the texts again; find out who else writes to this Redis."
         )
-        return [Finding(name="values", ok=False, message=f"{len(bad)} values are refused: {shown}", mend=mend)]
-    signed = "signed by our key" if verifier else "whole (no public key here to check signatures)"
-    return [Finding(name="values", ok=True, message=f"{len(raw.domains)} domains and {len(keys)} keys are {signed}.")]
-
-
-def _bad_version(name: str, number: bytes, text: bytes, verifier: Verifier | None) -> list[str]:
-    label = number.decode(errors="replace")
-    try:
-        version = decode(Version, text, f"Version {label} of {name}")
-    except Corrupt as error:
-        return [str(error)]
-    if version.domain != name or str(version.number) != label or content_hash(version.system_prompt) != version.hash:
-        return [f"Version {label} of {name} does not match its hash."]
-    if verifier is not None and not verifier.version(served(version), name):
-        return [f"Version {label} of {name} is not signed by our key."]
-    return []
+        message = f"{len(bad):,} values are refused{partly}: {shown}"
+        return [Finding(name="values", ok=False, message=message, mend=mend)]
+    signed = "signed by our key" if public else "whole (no public key here to check signatures)"
+    message = f"{look.domains:,} domains and {look.keys:,} keys are {signed};{rest} are whole{partly}."
+    return [Finding(name="values", ok=True, message=message)]

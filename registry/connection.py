@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final, cast
 
@@ -292,6 +293,13 @@ class Connection:
         """Every key of that pattern, on every node."""
         with self.translated():
             return [key async for key in self.client.scan_iter(match=pattern, count=1000)]
+
+    async def walk(self, prefix: str) -> AsyncIterator[bytes]:
+        """The keys under a prefix, on every node, as the server tells them: some may come twice, none is left out."""
+        escaped = re.sub(r"([\[\]*?\\])", r"\\\1", prefix)
+        with self.translated():
+            async for key in self.client.scan_iter(match=f"{escaped}:*", count=1000):
+                yield key
 
     # --- the edge -------------------------------------------------------------------------------------------------
 

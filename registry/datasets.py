@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from registry.errors import Corrupt, NotFound
 from registry.records import Dataset, TaskGroups
-from registry.store import DAY, Store, decode, encode
+from registry.store import DAY, Store, decode, encode, text_of
 
 
 def dataset_hash(dataset: Dataset) -> str:
@@ -38,7 +38,7 @@ class DatasetStore(Store):
         spare = int(await self._redis.command("ZCARD", index)) - self._keep.datasets
         if spare > 0:
             for old in await self._redis.command("ZRANGE", index, 0, spare - 1):
-                await self.delete_dataset(dataset.domain, old.decode())
+                await self.delete_dataset(dataset.domain, text_of(old))
         return digest
 
     async def get_dataset(self, digest: str, domain: str | None = None) -> Dataset:
@@ -46,7 +46,7 @@ class DatasetStore(Store):
         names = (
             [domain]
             if domain
-            else sorted(n.decode() for n in await self._redis.command("SMEMBERS", self._keys.domains))
+            else sorted(text_of(n) for n in await self._redis.command("SMEMBERS", self._keys.domains))
         )
         for raw in await self._redis.many([("GET", self._keys.dataset(name, digest)) for name in names]):
             if raw is not None:
@@ -58,10 +58,11 @@ class DatasetStore(Store):
 
     async def list_datasets(self, domain: str) -> list[Dataset]:
         """All of a domain, newest first, without their examples."""
-        hashes = [h.decode() for h in await self._redis.command("ZREVRANGE", self._keys.datasets(domain), 0, -1)]
+        hashes = [text_of(h) for h in await self._redis.command("ZREVRANGE", self._keys.datasets(domain), 0, -1)]
         found = []
         for digest in hashes:  # one at a time: a dataset may be megabytes
-            raw = await self._redis.command("GET", self._keys.dataset(domain, digest))
+            place = self._keys.dataset(domain, digest)
+            [raw] = await self._redis.many([("GET", place)], wrong_type=b"foreign")
             if raw is None:
                 continue
             try:

@@ -11,7 +11,7 @@ from registry.audit import AuditStore
 from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.records import GLOBAL, Deployment, Domain
 from registry.redis_keys import FLEET, domain_name
-from registry.store import decode, encode
+from registry.store import decode, encode, text_of
 
 
 class DomainStore(AuditStore):
@@ -91,7 +91,7 @@ class DomainStore(AuditStore):
 
     async def domain_names(self) -> list[str]:
         """Names of all domains, sorted."""
-        return sorted(name.decode() for name in await self._redis.command("SMEMBERS", self._keys.domains))
+        return sorted(text_of(name) for name in await self._redis.command("SMEMBERS", self._keys.domains))
 
     async def list_domains(self) -> list[Domain]:
         """All domains by name. Unreadable ones are left out and counted."""

@@ -17,7 +17,7 @@ from registry.digests import unit_digest
 from registry.errors import Corrupt, Refused
 from registry.records import Dataset, ErasureReport, Feedback, Outcome, Sample
 from registry.redis_keys import FLEET
-from registry.store import decode
+from registry.store import decode, stream_field, text_of
 
 if TYPE_CHECKING:
     from registry.outcomes import OutcomeStore
@@ -33,7 +33,7 @@ async def erase(store: OutcomeStore, key: str | None, unit: str | None) -> Erasu
     if not key and not unit:
         raise Refused("Say whose data to erase: a key, a unit, or both.")
     redis, keys = store._redis, store._keys
-    names = [name.decode() for name in await redis.command("SMEMBERS", keys.domains)]
+    names = [text_of(name) for name in await redis.command("SMEMBERS", keys.domains)]
     total = ErasureReport()
     # A gateway stores a unit's digest, never the unit; other writers may have stored the unit itself.
     forms = [None] if unit is None else [unit, unit_digest(unit)]
@@ -74,10 +74,11 @@ async def _samples(store: OutcomeStore, domain: str, key: str | None, unit: str 
     redis, keys = store._redis, store._keys
     erased: set[str] = set()
     for task in await store.task_names(domain):
-        ids = [name.decode() for name in await redis.command("ZRANGE", keys.times(domain, task), 0, -1)]
+        ids = [text_of(name) for name in await redis.command("ZRANGE", keys.times(domain, task), 0, -1)]
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
-            for name, raw in zip(page, await redis.many([("GET", keys.sample(domain, n)) for n in page]), strict=True):
+            bodies = await redis.many([("GET", keys.sample(domain, n)) for n in page], wrong_type=b"foreign")
+            for name, raw in zip(page, bodies, strict=True):
                 if raw is None:
                     continue
                 with contextlib.suppress(Corrupt):
@@ -108,8 +109,8 @@ async def _datasets(
     redis, keys = store._redis, store._keys
     gone = []
     for name in await redis.command("ZRANGE", keys.datasets(domain), 0, -1):
-        digest = name.decode()
-        raw = await redis.command("GET", keys.dataset(domain, digest))
+        digest = text_of(name)
+        [raw] = await redis.many([("GET", keys.dataset(domain, digest))], wrong_type=b"foreign")
         if raw is None:
             continue
         try:
@@ -139,9 +140,14 @@ async def _votes(store: OutcomeStore, domain: str, key: str | None, unit: str | 
     count = 0
     for start in range(0, len(found), _PAGE):
         page = found[start : start + _PAGE]
-        for name, raw in zip(page, await redis.many([("GET", n) for n in page]), strict=True):
-            if raw is not None and _theirs(decode(Feedback, raw, "A vote"), key, unit):
-                count += int(await redis.command("DEL", name))
+        bodies = await redis.many([("GET", name) for name in page], wrong_type=b"foreign")
+        for name, raw in zip(page, bodies, strict=True):
+            if raw is None:
+                continue
+            with contextlib.suppress(Corrupt):
+                if not _theirs(decode(Feedback, raw, "A vote"), key, unit):
+                    continue
+            count += int(await redis.command("DEL", name))
     return count
 
 
@@ -154,13 +160,12 @@ async def _outcomes(store: OutcomeStore, domain: str, unit: str | None) -> int:
     while page := await redis.command("XRANGE", keys.outcomes(domain), start, "+", "COUNT", _PAGE):
         ids = []
         for entry_id, fields in page:
-            pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else fields
             with contextlib.suppress(Corrupt):
-                if decode(Outcome, pairs.get(b"o", b""), "An outcome").unit == unit:
+                if decode(Outcome, stream_field(fields, b"o"), "An outcome").unit == unit:
                     ids.append(entry_id)
         if ids:
             count += int(await redis.command("XDEL", keys.outcomes(domain), *ids))
         start = f"({page[-1][0].decode()}"
     for group in await redis.command("ZRANGE", keys.unit_groups(domain), 0, -1):
-        await redis.command("HDEL", keys.units(domain, group.decode()), unit)
+        await redis.command("HDEL", keys.units(domain, text_of(group)), unit)
     return count

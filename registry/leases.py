@@ -8,9 +8,9 @@ import hashlib
 
 from msgspec.structs import replace
 
-from registry.errors import Conflict
+from registry.errors import Conflict, Corrupt
 from registry.records import Lease
-from registry.store import DAY, Store
+from registry.store import DAY, Store, text_of
 
 _FENCE_DAYS = 400
 
@@ -55,9 +55,11 @@ class LeaseStore(Store):
         return int(granted), int(fair)
 
     async def lease_holder(self, name: str) -> tuple[str, int] | None:
-        """``(holder, fence)`` of a lease that is held."""
+        """``(holder, fence)`` of a lease that is held. Raises Corrupt."""
         raw = await self._redis.command("GET", self._keys.lease(name))
         if raw is None:
             return None
-        fence, _, holder = raw.decode().partition(" ")
+        fence, _, holder = text_of(raw).partition(" ")
+        if not fence.isdigit():
+            raise Corrupt(f"The lease {name} is not what was written: something else wrote it.")
         return holder, int(fence)

@@ -12,7 +12,8 @@ from registry import tallies
 from registry.errors import Corrupt
 from registry.records import Arm, Deployment, ErasureReport, Outcome, Sample, Tally
 from registry.samples import SampleStore
-from registry.store import DAY, decode, encode
+from registry.snapshot import FOREIGN
+from registry.store import DAY, decode, encode, stream_field, text_of
 
 _PAGE = 1000
 _LATE = 600.0
@@ -106,7 +107,7 @@ class OutcomeStore(SampleStore):
             newest = float("-inf")
             for _, fields in page:
                 try:
-                    outcome = decode(Outcome, _field(fields, b"o"), "An outcome")
+                    outcome = decode(Outcome, stream_field(fields, b"o"), "An outcome")
                 except Corrupt:
                     self._refuse("outcome")
                     continue
@@ -124,7 +125,7 @@ class OutcomeStore(SampleStore):
         """Sums per version and arm, since the domain exists."""
         raw = await self._redis.command("HGETALL", self._keys.totals(domain))
         return sorted(
-            self._tallies([(name.decode(), packed, "") for name, packed in raw.items()]),
+            self._tallies([(text_of(name), packed, "") for name, packed in raw.items()]),
             key=lambda tally: (tally.version or 0, tally.arm),
         )
 
@@ -137,7 +138,10 @@ class OutcomeStore(SampleStore):
         """
         tallied: list[Tally] = []
         for raw_group in await self._redis.command("ZRANGE", self._keys.unit_groups(domain), 0, -1):
-            group = raw_group.decode()
+            group = text_of(raw_group)
+            if group.count("|") < 2:
+                self._refuse("tally")
+                continue
             of, number, of_arm = group.rsplit("|", 2)
             if experiment is not None and of != experiment:
                 continue
@@ -145,8 +149,8 @@ class OutcomeStore(SampleStore):
                 continue
             if version is not None and number != str(version):
                 continue
-            raw = await self._redis.command("HGETALL", self._keys.units(domain, group))
-            tallied += self._tallies([(group, packed, unit.decode()) for unit, packed in raw.items()])
+            [raw] = await self._redis.many([("HGETALL", self._keys.units(domain, group))], wrong_type=FOREIGN)
+            tallied += self._tallies([(group, packed, text_of(unit)) for unit, packed in raw.items()])
         return tallied
 
     def _tallies(self, raw: list[tuple[str, bytes, str]]) -> list[Tally]:
@@ -178,8 +182,17 @@ class OutcomeStore(SampleStore):
         for name, fields in deltas.items():
             for _ in range(len(fields) + 1):
                 next(answers)
-            totals[name] = {field.decode(): float(amount) for field, amount in next(answers).items()}
+            totals[name] = self._amounts(next(answers))
         return totals
+
+    def _amounts(self, raw: dict[bytes, bytes]) -> dict[str, float]:
+        amounts = {}
+        for field, text in raw.items():
+            try:
+                amounts[text_of(field)] = float(text)
+            except ValueError:
+                self._refuse("usage")
+        return amounts
 
     # --- the right to be forgotten --------------------------------------------------------------------------------
 
@@ -188,8 +201,3 @@ class OutcomeStore(SampleStore):
         from registry.erasure import erase
 
         return await erase(self, key, unit)
-
-
-def _field(fields: object, name: bytes) -> bytes:
-    pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else dict(fields)  # type: ignore[call-overload]
-    return bytes(pairs.get(name, b""))

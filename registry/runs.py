@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.records import Budget, Run
-from registry.store import DAY, Store, decode, encode
+from registry.store import DAY, Store, decode, encode, stream_field, text_of
 
 ENDED = ("done", "failed", "cancelled")
 _JOURNAL_DAYS = 14
@@ -63,7 +61,7 @@ class RunStore(Store):
         )
         answer = await self._redis.run("create_run", keys, args, confirm=True)
         if answer[0] == b"live":
-            live = await self.get_run(answer[1].decode())
+            live = await self.get_run(text_of(answer[1]))
             raise Conflict(f"A run of {domain} is {live.state} already: {live.id}.", live)
         return run
 
@@ -96,7 +94,7 @@ class RunStore(Store):
         raw = await self._redis.command("GET", self._keys.run(domain_of(run_id), run_id))
         if raw is None:
             raise NotFound(f"There is no run {run_id!r}.")
-        return decode(Run, raw, f"The run {run_id}")
+        return _read(raw, domain_of(run_id), run_id)
 
     async def live_run(self, domain: str) -> Run | None:
         """The run that is queued or running, if one is."""
@@ -104,7 +102,7 @@ class RunStore(Store):
         if raw is None:
             return None
         try:
-            return await self.get_run(raw.decode())
+            return await self.get_run(text_of(raw))
         except NotFound:
             return None
 
@@ -113,15 +111,17 @@ class RunStore(Store):
         if domain is not None:
             names = [domain]
         else:
-            names = [name.decode() for name in await self._redis.command("SMEMBERS", self._keys.domains)]
-        ids = await self._redis.many([("ZREVRANGE", self._keys.runs(name), 0, limit - 1) for name in names])
-        wanted = [(name, run_id.decode()) for name, found in zip(names, ids, strict=True) for run_id in found]
+            names = [text_of(name) for name in await self._redis.command("SMEMBERS", self._keys.domains)]
+        indexes = [("ZREVRANGE", self._keys.runs(name), 0, limit - 1) for name in names]
+        ids = await self._redis.many(indexes, wrong_type=())
+        wanted = [(name, text_of(run_id)) for name, found in zip(names, ids, strict=True) for run_id in found]
+        reads = [("GET", self._keys.run(name, run_id)) for name, run_id in wanted]
         runs = []
-        for raw in await self._redis.many([("GET", self._keys.run(name, run_id)) for name, run_id in wanted]):
+        for (name, run_id), raw in zip(wanted, await self._redis.many(reads, wrong_type=b"foreign"), strict=True):
             if raw is None:
                 continue
             try:
-                runs.append(decode(Run, raw, "A run"))
+                runs.append(_read(raw, name, run_id))
             except Corrupt:
                 self._refuse("run")
         return sorted(runs, key=lambda run: run.queued_at, reverse=True)[:limit]
@@ -148,10 +148,9 @@ class RunStore(Store):
             page = found[key.encode()][0] if isinstance(found, dict) and found else found[0][1] if found else []
         events = []
         for event_id, fields in page:
-            pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else fields
             try:
-                events.append((event_id.decode(), msgspec.json.decode(pairs[b"e"], type=dict[str, Any])))
-            except (msgspec.DecodeError, KeyError):
+                events.append((event_id.decode(), decode(dict[str, Any], stream_field(fields, b"e"), "An event")))
+            except Corrupt:
                 self._refuse("run event")
         return events
 
@@ -167,11 +166,19 @@ class RunStore(Store):
     async def paid(self, run_id: str) -> dict[str, bytes]:
         """Everything that was kept for a run."""
         raw = await self._redis.command("HGETALL", self._keys.run_journal(domain_of(run_id), run_id))
-        return {name.decode(): reply for name, reply in raw.items()}
+        return {text_of(name): reply for name, reply in raw.items()}
 
     async def drop_paid(self, run_id: str) -> None:
         """The run has ended: nobody will ask again."""
         await self._redis.command("UNLINK", self._keys.run_journal(domain_of(run_id), run_id))
+
+
+def _read(raw: bytes, domain: str, run_id: str) -> Run:
+    """A stored run. Raises Corrupt, also for another's."""
+    run = decode(Run, raw, f"The run {run_id}")
+    if (run.id, run.domain) != (run_id, domain):
+        raise Corrupt(f"The run {run_id} is not what was written: another stands in its place.")
+    return run
 
 
 def domain_of(run_id: str) -> str:

@@ -12,7 +12,7 @@ from registry import tallies
 from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.records import Feedback, Sample
 from registry.reservoirs import inclusion, priority
-from registry.store import DAY, Store, decode, encode
+from registry.store import DAY, Store, decode, encode, text_of
 
 Which = Literal["representative", "failures"]
 _PAGE = 500
@@ -40,7 +40,7 @@ class SampleStore(Store):
         for sample in group:
             joined = _joined(sample, votes[sample.id])
             args += self._offered(joined, encode(joined))
-        kept = [name.decode() for name in await self._offer(domain, task, args)]
+        kept = [text_of(name) for name in await self._offer(domain, task, args)]
         ttl = self._keep.sample_days * int(DAY)
         await self._redis.many([("SET", self._keys.locator(name), domain, "EX", ttl) for name in kept])
         # A vote that came while we wrote saw no sample, so we look once more; and when this is the second try of a
@@ -76,17 +76,24 @@ class SampleStore(Store):
         return found
 
     async def _votes(self, domain: str, ids: Sequence[str]) -> dict[str, Feedback | None]:
-        raw = await self._redis.many([("GET", self._keys.vote(domain, name)) for name in ids])
-        return {
-            name: decode(Feedback, text, f"The vote on {name}") if text else None
-            for name, text in zip(ids, raw, strict=True)
-        }
+        raw = await self._redis.many([("GET", self._keys.vote(domain, name)) for name in ids], wrong_type=b"foreign")
+        return {name: self._vote(name, text) for name, text in zip(ids, raw, strict=True)}
+
+    def _vote(self, name: str, raw: bytes | None) -> Feedback | None:
+        """A stored vote; one that cannot be read is counted, and is as if it had never come."""
+        if not raw:
+            return None
+        try:
+            return decode(Feedback, raw, f"The vote on {name}")
+        except Corrupt:
+            self._refuse("vote")
+            return None
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     async def task_names(self, domain: str) -> list[str]:
         """Tasks that have samples, the most recently seen first."""
-        return [name.decode() for name in await self._redis.command("ZREVRANGE", self._keys.tasks(domain), 0, -1)]
+        return [text_of(name) for name in await self._redis.command("ZREVRANGE", self._keys.tasks(domain), 0, -1)]
 
     async def samples(
         self,
@@ -109,13 +116,12 @@ class SampleStore(Store):
         oldest = max(since or 0.0, now - self._keep.sample_days * DAY)
         found: list[tuple[float, str]] = []
         for name in tasks:
-            times = await self._redis.command(
-                "ZREVRANGEBYSCORE", self._keys.times(domain, name), "+inf", repr(oldest), "WITHSCORES"
-            )
-            pairs = [(float(at), sample_id.decode()) for sample_id, at in _pairs(times)]
+            wanted = ("ZREVRANGEBYSCORE", self._keys.times(domain, name), "+inf", repr(oldest), "WITHSCORES")
+            times = (await self._redis.many([wanted], wrong_type=()))[0]
+            pairs = [(float(at), text_of(sample_id)) for sample_id, at in _pairs(times)]
             if reservoir is not None:
                 members = await self._redis.command("ZRANGE", self._keys.reservoir(domain, reservoir, name), 0, -1)
-                inside = {member.decode() for member in members}
+                inside = {text_of(member) for member in members}
                 pairs = [pair for pair in pairs if pair[1] in inside]
             found += pairs
         found.sort(reverse=True)
@@ -134,7 +140,13 @@ class SampleStore(Store):
 
     async def _thresholds(self, domain: str) -> dict[str, float]:
         raw = await self._redis.command("HGETALL", self._keys.threshold(domain))
-        return {name.decode(): float(value) for name, value in raw.items()}
+        thresholds = {}
+        for name, value in raw.items():
+            try:
+                thresholds[text_of(name)] = float(value)
+            except ValueError:
+                self._refuse("threshold")
+        return thresholds
 
     def _weighted(self, sample: Sample, reservoir: Which | None, thresholds: dict[str, float]) -> Sample:
         which = reservoir or sample.reservoir
@@ -143,7 +155,7 @@ class SampleStore(Store):
 
     async def _bodies(self, domain: str, ids: Sequence[str]) -> list[Sample]:
         samples = []
-        raw = await self._redis.many([("GET", self._keys.sample(domain, name)) for name in ids])
+        raw = await self._redis.many([("GET", self._keys.sample(domain, name)) for name in ids], wrong_type=b"foreign")
         for name, text in zip(ids, raw, strict=True):
             if text is None:
                 continue
@@ -169,9 +181,9 @@ class SampleStore(Store):
     async def _locate(self, sample_id: str) -> str:
         raw = await self._redis.command("GET", self._keys.locator(sample_id))
         if raw is not None:
-            return str(raw.decode())
+            return text_of(raw)
         # The writer may have died between sample and locator: look everywhere, then remember.
-        names: list[str] = [name.decode() for name in await self._redis.command("SMEMBERS", self._keys.domains)]
+        names: list[str] = [text_of(name) for name in await self._redis.command("SMEMBERS", self._keys.domains)]
         for start in range(0, len(names), _PAGE):
             part = names[start : start + _PAGE]
             there = await self._redis.many([("EXISTS", self._keys.sample(name, sample_id)) for name in part])
@@ -211,7 +223,7 @@ class SampleStore(Store):
         ttl = self._keep.sample_days * int(DAY)
         for _ in range(20):
             raw = await self._redis.command("GET", key)
-            old = decode(Feedback, raw, f"The vote on {feedback.exchange}") if raw else None
+            old = self._vote(feedback.exchange, raw)
             new = feedback
             if old is not None:  # what the second does not say, the first still says
                 new = replace(

@@ -13,7 +13,7 @@ from registry.lifecycle import live_versions
 from registry.records import Deployment, Domain, DomainView, KeyRecord, ServedVersion, Snapshot
 from registry.redis_keys import FLEET
 from registry.signing import Verifier, content_hash
-from registry.store import MARKS_LIVE, decode
+from registry.store import MARKS_LIVE, decode, text_of
 
 FOREIGN: Final[dict[bytes, bytes]] = {b"\0foreign": b""}
 """Stands for a hash of ours in whose place lies another kind of value."""
@@ -34,10 +34,10 @@ async def fetch_all(redis: Connection) -> RawSnapshot:
         before, after = keys.live("\n").split("\n")
         answer = await redis.read("snapshot", (keys.epoch, keys.domains, keys.keyring), (before, after))
         rest = answer[2:]
-        domains = {name_of(name): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
+        domains = {text_of(name): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
         return RawSnapshot(_epoch(answer[0]), _pairs(answer[1]), domains)
     epoch, listed = await redis.many([("GET", keys.epoch), ("SMEMBERS", keys.domains)])
-    names = [name_of(name) for name in listed]
+    names = [text_of(name) for name in listed]
     places = [keys.keyring, *(keys.live(name) for name in names)]
     keyring, *lives = await redis.many([("HGETALL", place) for place in places], wrong_type=FOREIGN)
     return RawSnapshot(_epoch(epoch or b"0"), keyring, dict(zip(names, lives, strict=True)))
@@ -67,7 +67,7 @@ async def fetch_changes(
         epoch, everything, *rest = answer
         if everything:
             return _epoch(epoch)
-        found = {name_of(name): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
+        found = {text_of(name): _pairs(flat) for name, flat in zip(rest[::2], rest[1::2], strict=True)}
         return Changes(_epoch(epoch), found, found.pop(FLEET, None))
     text, changed, dirty = await redis.many(
         [
@@ -79,17 +79,12 @@ async def fetch_changes(
     number = _epoch(text or b"0")
     if number < since or len(changed) > most:
         return number
-    marked = {name_of(mark).partition(":")[0] for mark, begun in dirty.items() if now - _number(begun) < MARKS_LIVE}
-    names = sorted({name_of(name) for name in changed} | marked | set(also))
+    marked = {text_of(mark).partition(":")[0] for mark, begun in dirty.items() if now - _number(begun) < MARKS_LIVE}
+    names = sorted({text_of(name) for name in changed} | marked | set(also))
     places = [keys.keyring if name == FLEET else keys.live(name) for name in names]
     lives = await redis.many([("HGETALL", place) for place in places], wrong_type=FOREIGN)
     found = dict(zip(names, lives, strict=True))
     return Changes(number, found, found.pop(FLEET, None))
-
-
-def name_of(raw: bytes) -> str:
-    """A domain's name as it lies in Redis; what cannot be one finds no domain, and hides no other."""
-    return raw.decode(errors="backslashreplace")
 
 
 def _number(text: bytes) -> float:

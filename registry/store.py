@@ -38,8 +38,19 @@ def decode(kind: type[T], raw: bytes | str, what: str) -> T:
     try:
         decoder: msgspec.json.Decoder[T] = _decoder(kind)  # type: ignore[arg-type]  # a type is hashable
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"{what} cannot be read: {error}.") from error
+
+
+def text_of(raw: bytes) -> str:
+    """Text that lies in Redis; what is no UTF-8 is shown, and hides nothing else."""
+    return raw.decode(errors="backslashreplace")
+
+
+def stream_field(fields: Any, name: bytes) -> bytes:
+    """One field of a stream's entry, whatever form the client gave it; empty when it has none."""
+    pairs = dict(zip(fields[::2], fields[1::2], strict=False)) if isinstance(fields, list) else dict(fields or {})
+    return bytes(pairs.get(name, b""))
 
 
 def random_id() -> str:

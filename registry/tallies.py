@@ -101,7 +101,7 @@ def read_tally(name: str, packed: bytes, unit: str = "") -> Tally:
             },
             Tally,
         )
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"The sums of {name} cannot be read: {error}.") from error
 
 

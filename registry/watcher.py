@@ -28,8 +28,9 @@ from registry.errors import Corrupt, RegistryError
 from registry.records import DomainView, KeyRecord, Snapshot
 from registry.redis_keys import FLEET
 from registry.signing import Verifier
-from registry.snapshot import FOREIGN, Changes, fetch_all, fetch_changes, name_of, read_keys, read_view
+from registry.snapshot import FOREIGN, Changes, fetch_all, fetch_changes, read_keys, read_view
 from registry.snapshot_file import SnapshotFile
+from registry.store import text_of
 
 CHECK_EVERY: Final = 0.25
 CHECK_WITHIN: Final = 0.5
@@ -222,7 +223,7 @@ class SnapshotWatcher:
         self._due -= count
         few = list(itertools.islice(self._round, count))
         if len(few) < count:
-            listed = {name_of(raw) for raw in await redis.command("SMEMBERS", redis.keys.domains)}
+            listed = {text_of(raw) for raw in await redis.command("SMEMBERS", redis.keys.domains)}
             self._round = iter([FLEET, *sorted(listed | self.current.domains.keys())])
         return few
 

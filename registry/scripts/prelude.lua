@@ -19,13 +19,14 @@ local function bump(epoch, changes, channel, name)
 end
 
 -- Adds sixteen numbers to the sums of one field (see tallies.py for their order). A hash that has `cap` fields takes no new
--- ones: 'false' comes back.
+-- ones: 'false' comes back. Sums that something else wrote begin anew.
 local function add_tally(hash, field, deltas, cap)
   local packed = redis.call('HGET', hash, field)
   local sums
   if packed then
-    sums = cmsgpack.unpack(packed)
-    for i = 1, #deltas do sums[i] = (sums[i] or 0) + deltas[i] end
+    local whole, found = pcall(cmsgpack.unpack, packed)
+    sums = whole and type(found) == 'table' and found or {}
+    for i = 1, #deltas do sums[i] = (type(sums[i]) == 'number' and sums[i] or 0) + deltas[i] end
   else
     if redis.call('HLEN', hash) >= tonumber(cap) then return false end
     sums = deltas

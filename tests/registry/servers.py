@@ -177,8 +177,39 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow
 
 
 @contextlib.contextmanager
+def guarded(kind: str, folder: Path, users: str) -> Iterator[str]:
+    """A server (``valkey``, ``debian`` or a ``cluster``) with these lines as its ACL file.
+
+    Its address, with ``{}`` for the user and password.
+    """
+    folder.mkdir()
+    file = folder / "users.acl"
+    if kind != "cluster":
+        file.write_text(users)
+        binary = find_server() if kind == "valkey" else debian_server()
+        durable = ("--appendonly", "yes", "--aclfile", str(file))
+        server = Server(binary, folder, "--port", "0", "--unixsocket", str(folder / "s"), "--save", "", *durable)
+        try:
+            until = time.monotonic() + 10
+            while not (folder / "s").exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            yield f"unix://{{}}@{folder / 's'}"
+        finally:
+            server.stop()
+        return
+    file.write_text("user default on nopass ~* &* +@all\n")
+    with cluster(folder / "nodes", 3, True, "everysec", "--aclfile", str(file)) as (url, _):
+        file.write_text(users)
+        for place in url.removeprefix("redis+cluster://").split(","):
+            with redis.Redis(port=int(place.rpartition(":")[2])) as client:
+                client.acl_load()
+        yield url.replace("redis+cluster://", "redis+cluster://{}@")
+
+
+@contextlib.contextmanager
 def cluster(
-    folder: Path, nodes: int = 3, durable: bool = True, fsync: str = "always"
+    folder: Path, nodes: int = 3, durable: bool = True, fsync: str = "always", *options: str
 ) -> Iterator[tuple[str, list[Server]]]:
     """A real cluster on loopback: its address and its nodes. Not ``durable``: nothing on disk, and quick."""
     binary = find_server()
@@ -193,6 +224,7 @@ def cluster(
                     *("--port", str(ports[i]), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""),
                     *("--cluster-port", str(ports[nodes + i]), "--cluster-node-timeout", "2000"),
                     *(("--appendonly", "yes", "--appendfsync", fsync) if durable else ()),
+                    *options,
                 )
             )
         clients = [redis.Redis(port=port) for port in ports[:nodes]]

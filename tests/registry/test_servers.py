@@ -252,42 +252,21 @@ async def test_a_cluster_node_that_dies_is_one_sentence_and_the_rest_goes_on(sho
 # --- least privilege -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["valkey", "debian"])
+@pytest.mark.parametrize("kind", ["valkey", "debian", "cluster"])
 async def test_the_data_plane_cannot_write_what_is_served(
     kind: str, short_tmp: Path, connect: Connect, prefix: str, signer: Signer, clock: Clock
 ) -> None:
-    binary = find_server() if kind == "valkey" else servers.debian_server()
     folder = short_tmp / f"acl-{kind}"
-    folder.mkdir()
-    users = folder / "users.acl"
-    passwords = {DATA_PLANE_USER: "gate", CONTROL_USER: "control"}
-    users.write_text(acl_file(passwords, prefix))
-    assert "gate" not in users.read_text().replace("metaspo-gateway", "") and "control\n" not in users.read_text()
-    path = folder / "s"
-    server = servers.Server(
-        binary,
-        folder,
-        "--port",
-        "0",
-        "--unixsocket",
-        str(path),
-        "--save",
-        "",
-        "--appendonly",
-        "yes",
-        "--aclfile",
-        str(users),
-    )
-    try:
-        with redis.Redis(unix_socket_path=str(path), username=CONTROL_USER, password="control") as client:
-            servers.wait_for(client)
-        control = await connect(f"unix://{CONTROL_USER}:control@{path}")
+    users = acl_file({DATA_PLANE_USER: "gate", CONTROL_USER: "control"}, prefix)
+    assert "gate" not in users.replace("metaspo-gateway", "") and "control\n" not in users
+    with servers.guarded(kind, folder, users) as place:
+        control = await connect(place.format(f"{CONTROL_USER}:control"))
         await domain_with_versions(control)
         await control.create_key("app", "caller")
         run = await control.create_run("support")
         await control.append_run_event(run.id, {"n": 1})
         assert await control.share_places("p", "worker", wanted=2, used=0, limit=1, ttl=5) == (1, 1)
-        data_url = f"unix://{DATA_PLANE_USER}:gate@{path}"
+        data_url = place.format(f"{DATA_PLANE_USER}:gate")
         gate = await connect(data_url, migrated=False)
         # What a gateway does all day.
         await gate.record([sample(1), sample(2, reservoir="failures")], [outcome(1)])
@@ -320,22 +299,26 @@ async def test_the_data_plane_cannot_write_what_is_served(
             gate.connection.command("GET", gate.connection.keys.run("support", run.id)),
             gate.connection.command("FLUSHALL"),
             gate.connection.command("CONFIG", "SET", "appendonly", "no"),
-            gate.connection.command("ACL", "LIST"),
+            # The cluster's client sends it nowhere.
+            *([gate.connection.command("ACL", "LIST")] if kind != "cluster" else []),
             gate.connection.command("EVAL", "return redis.call('SET', KEYS[1], 'x')", 1, gate.connection.keys.epoch),
         ):
             with pytest.raises(Refused, match="connect as the control user"):
                 await wish
         assert (await control.deployment("support")).stable == 2
         with pytest.raises(RegistryUnavailable, match="refuses the user or password"):
-            await Connection.open(f"unix://{CONTROL_USER}:wrong@{path}")
+            await Connection.open(place.format(f"{CONTROL_USER}:wrong"))
         # The control user reads what a doctor needs, and cannot empty the server.
         assert (await control.connection.server_settings())["appendfsync"] == "everysec"
-        assert control.connection.confirm_local is (kind == "valkey")  # WAITAOF came after Debian's Redis 7.0
+        assert control.connection.confirm_local is (kind != "debian")  # WAITAOF came after Debian's Redis 7.0
         with pytest.raises(Refused):
             await control.connection.command("FLUSHALL")
         await control.backup(folder / "b")
-    finally:
-        server.stop()
+        # A gateway without a control plane, as it starts: with this user it needs nothing else.
+        assert set((await gate.snapshot()).domains) == {"support"}
+        findings = await check(Settings(home=short_tmp, redis_url=data_url, redis_prefix=prefix))
+        assert all(finding.ok for finding in findings), findings
+        assert any("may not read the rest" in finding.message for finding in findings)
 
 
 # --- durability ------------------------------------------------------------------------------------------------------
