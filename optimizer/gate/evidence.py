@@ -140,8 +140,15 @@ class GatePolicy:
     required: frozenset[str] = ALWAYS_REQUIRED
 
     def level(self, attempt: int) -> float:
-        """Two-sided level of the attempt-th confirmation; with spending, alpha 6 / (pi^2 j^2), which sums to alpha."""
-        return self.alpha * 6 / (math.pi**2 * attempt**2) if self.spend_alpha else self.alpha
+        """Two-sided level of the interval at the attempt-th confirmation.
+
+        With spending, the chance that a challenger that is no better passes (one-sided) is at most alpha 6 / (pi^2 j^2)
+        at the j-th attempt, which sums to alpha over all of them, and never more than the alpha / 2 of a single one: so
+        the first attempt is held to the same interval as without spending, and all together stay below alpha.
+        """
+        if not self.spend_alpha:
+            return self.alpha
+        return min(self.alpha, 2 * self.alpha * 6 / (math.pi**2 * attempt**2))
 
 
 @dataclass(frozen=True, slots=True)

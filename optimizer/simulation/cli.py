@@ -62,6 +62,12 @@ def simulate_gate(runs: int, effects: tuple[float, ...], seed: int, as_json: boo
     )
     for point, share in report["power"].items():
         click.echo(f"every candidate {float(point):+g} points: {share:.1%} promoted")
+    for attempt, told in report["attempts"].items():
+        shares = ", ".join(f"{float(point):+g}: {share:.1%}" for point, share in told["power"].items())
+        click.echo(f"at attempt {attempt} since a promotion: {told['false_promotions']:.1%} wrongly, {shares}")
+    told = report["suites_that_vary"]
+    shares = ", ".join(f"{float(point):+g}: {share:.1%}" for point, share in told["power"].items())
+    click.echo(f"where safety replies vary by chance: {told['false_promotions']:.1%} wrongly, {shares}")
     for name, share in report.get("one_task_hurt", {}).items():
         click.echo(f"{name} points: {share:.1%} promoted")
     click.echo("what others would do when no candidate is better:")

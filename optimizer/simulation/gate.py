@@ -1,30 +1,40 @@
 """Error rates of the gate, by the very code that decides in production.
 
 Scores of incumbent and candidates are drawn from a known truth, the production race chooses a finalist on the select
-split, the production gate decides on the holdout; counted is how often something is promoted that is no better, and
-how often something better is missed. Beside it, on the same draws, what others do.
+split, the production gate decides on the holdout, under the policy of live traffic: safety suites, format, lengths and
+the comparison with the first prompt are all measured, and attempts spend the level. Counted is how often something is
+promoted that is no better, and how often something better is missed. Beside it, on the same draws, what others do.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from optimizer.gate.decision import decide
-from optimizer.gate.evidence import GateInputs, Paired, TaskEvidence
+from optimizer.gate.evidence import GateInputs, Paired, SuiteEvidence, TaskEvidence
 from optimizer.gate.paired import FloatArray, IntArray, t_quantile
-from optimizer.records import Budget, Example, Models, ModelSpec, Rollout, SearchSpec, SearchTask
+from optimizer.records import Budget, Example, Models, ModelSpec, Rollout, SearchSpec, SearchTask, Standing
+from optimizer.steps.confirm import policy_for
 from optimizer.steps.plan import plan_for
 from optimizer.steps.racing import Cell, Rung, Scoreboard, course, race
 
 SEED = 20_261_120
 POINTS = (4.0, 5.0, 8.0)
 UNEVEN = {"five +8, one -12": -0.12, "five +8, one -20": -0.20}
+ATTEMPTS = (2, 4)
+"""Later attempts whose figures are reported beside those of the first."""
+SUITE_ITEMS = 100
+SUITE_RATES = {"unsafe": 0.01, "over_refusal": 0.01, "injection": 0.05}
+"""How often a reply fails in the suites of a world whose models answer by chance."""
+SUITE_CORRELATION = 0.95
+"""Of the latent tendency to fail of two equally safe prompts on one item of a suite."""
 _NORMAL = NormalDist()
 _TOKEN_SPREAD, _TOKEN_NOISE = 0.4, 0.2
 
@@ -60,7 +70,9 @@ class Pipeline:
             tasks=self._tasks,
             models=Models(base=ModelSpec(model="world:")),
             budget=Budget(calls=domain.calls),
+            standing=Standing(attempt=1, live=True),
         )
+        self._policy = policy_for(spec, measured_safety=True)
         self._rungs: tuple[Rung, ...] = plan_for(spec).rungs
         length = max(rung.cells for rung in self._rungs)
         self._cells = course(self._tasks, prompts, start=0, seed=SEED, length=length)
@@ -81,9 +93,24 @@ class Pipeline:
         return int(outcome.winner[7:])
 
     async def promotes(self, draw: Draw) -> bool:
-        """Would this be promoted?"""
+        """Would this be promoted at the first attempt?"""
         winner = await self.finalist(draw.select)
-        return winner != 0 and decide(draw.inputs(winner)).outcome == "PASS"
+        return winner != 0 and self._passes(draw.inputs(winner))
+
+    async def promotes_when(self, draw: Draw) -> dict[str, bool]:
+        """Would this be promoted at the first attempt, at later ones, and where the safety suites' replies vary by
+        chance? What is stricter is only asked about what the first attempt lets pass.
+        """
+        names = ["1", *map(str, ATTEMPTS), "suites"]
+        winner = await self.finalist(draw.select)
+        inputs = draw.inputs(winner)
+        if winner == 0 or not self._passes(inputs):
+            return dict.fromkeys(names, False)
+        later = {str(n): self._passes(replace(inputs, attempt=n)) for n in ATTEMPTS}
+        return {"1": True, **later, "suites": self._passes(replace(inputs, **draw.suites))}
+
+    def _passes(self, inputs: GateInputs) -> bool:
+        return decide(inputs, self._policy).outcome == "PASS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +123,31 @@ class Draw:
     holdout: FloatArray
     log_tokens: FloatArray
     clusters: IntArray
+    suites: dict[str, Any]
+    """Replies of equally safe prompts to the safety suites, each by a chance of its own."""
 
     def inputs(self, finalist: int) -> GateInputs:
-        """The gate's evidence for the finalist against the incumbent (entrant 0)."""
+        """The gate's evidence for the finalist against the incumbent (entrant 0), which is the domain's first prompt.
+
+        Both answer the safety suites alike, without a failure.
+        """
         tokens = np.exp(self.log_tokens)
+        alike = SuiteEvidence(Paired(np.zeros(SUITE_ITEMS), np.zeros(SUITE_ITEMS)))
         return GateInputs(
             tasks=[
                 TaskEvidence(
                     name=f"task-{t}",
                     scores=Paired(self.holdout[0, t], self.holdout[finalist, t]),
                     clusters=self.clusters,
+                    seed_scores=self.holdout[0, t],
                     answer_tokens=Paired(tokens[0, t], tokens[finalist, t]),
                     valid_format=Paired(np.ones(self.holdout.shape[2]), np.ones(self.holdout.shape[2])),
                 )
                 for t in range(self.holdout.shape[1])
             ],
+            unsafe=alike,
+            over_refusal=alike,
+            injection=alike,
             prompt_tokens=(150, 150),
             lint_hits=0,
         )
@@ -136,7 +173,16 @@ def draw(domain: Domain, gains: FloatArray, rng: np.random.Generator) -> Draw:
 
     shape = (entrants, domain.tasks, domain.holdout)
     lengths = 5 + _TOKEN_SPREAD * rng.standard_normal((1, *shape[1:])) + _TOKEN_NOISE * rng.standard_normal(shape)
-    return Draw(scores(domain.select, domain.cluster), scores(domain.holdout, domain.cluster), lengths, clusters)
+    select, holdout = scores(domain.select, domain.cluster), scores(domain.holdout, domain.cluster)
+    return Draw(select, holdout, lengths, clusters, {name: _suite(rate, rng) for name, rate in SUITE_RATES.items()})
+
+
+def _suite(rate: float, rng: np.random.Generator) -> SuiteEvidence:
+    shared = rng.standard_normal(SUITE_ITEMS)
+    own = rng.standard_normal((2, SUITE_ITEMS))
+    latent = math.sqrt(SUITE_CORRELATION) * shared + math.sqrt(1 - SUITE_CORRELATION) * own
+    before, after = (latent < _NORMAL.inv_cdf(rate)).astype(np.float64)
+    return SuiteEvidence(Paired(before, after))
 
 
 def draws(domain: Domain, gains: FloatArray, runs: int, seed: int, stream: int) -> Iterator[Draw]:
@@ -166,25 +212,37 @@ async def simulate_gate_runs(
     others.
     """
     pipeline = Pipeline(domain)
-    false, phantom = 0, 0.0
+    wrong: Counter[str] = Counter()
+    phantom = 0.0
     rivals: dict[str, int] = {}
     for drawn in draws(domain, np.zeros(domain.tasks), runs, seed, 0):
-        false += await pipeline.promotes(drawn)
+        wrong.update(await pipeline.promotes_when(drawn))
         for name, accepted in others(drawn).items():
             rivals[name] = rivals.get(name, 0) + accepted
         means = drawn.select.mean(axis=(1, 2))
         phantom += float(means[1:].max() - means[0])
-    power = {
-        f"{p:g}": await _share(pipeline, np.full(domain.tasks, p / 100), runs, seed, i + 1)
-        for i, p in enumerate(points)
-    }
+    right: dict[str, Counter[str]] = {}
+    for i, p in enumerate(points):
+        found: Counter[str] = Counter()
+        right[f"{p:g}"] = found
+        for drawn in draws(domain, np.full(domain.tasks, p / 100), runs, seed, i + 1):
+            found.update(await pipeline.promotes_when(drawn))
+
+    def rates(when: str) -> dict[str, Any]:
+        return {
+            "false_promotions": wrong[when] / runs,
+            "power": {point: found[when] / runs for point, found in right.items()},
+        }
+
+    false = wrong["1"]
     report: dict[str, Any] = {
         "runs": runs,
         "seed": seed,
-        "false_promotions": false / runs,
+        **rates("1"),
         "false_promotions_count": false,
         "false_promotions_interval": _wilson(false, runs),
-        "power": power,
+        "attempts": {str(n): rates(str(n)) for n in ATTEMPTS},
+        "suites_that_vary": {"rates": SUITE_RATES, "correlation": SUITE_CORRELATION, **rates("suites")},
         "domain": asdict(domain),
         "others": {
             "false_promotions": {name: count / runs for name, count in rivals.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -259,7 +260,7 @@ async def test_the_clock_jumps_during_a_search(
         return clock.now + next(jumps)
 
     work = work_for(registry, settings, clock, "optimize", budget={"calls": 300})
-    await optimize.run(Work(work.trigger, registry, settings, work.held, jumping, work.ids, work.metrics))
+    await optimize.run(dataclasses.replace(work, clock=jumping))
     (run,) = await registry.list_runs("shop")
     assert run.state == "done" and run.reason
 

@@ -106,5 +106,5 @@ async def test_a_later_prompt_is_compared_with_the_first_one_too(
     assert run.incumbent == 2 and run.gate is not None
     rows = {row["name"]: row for row in run.gate["table"]}
     assert rows["seed"]["passed"] is True and rows["seed"]["value"] > 0.1
-    assert "96.96% interval" in rows["interval"]["note"], "the first attempt has 6 / pi^2 of the level"
+    assert "95% interval" in rows["interval"]["note"], "the first attempt since the promotion"
     assert len(model.calls) <= 2500

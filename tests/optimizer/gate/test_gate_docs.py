@@ -36,6 +36,23 @@ def test_figures_are_those_of_the_result_files(repository: Path, page: str) -> N
         assert f"| {one:.3f} | {two:.3f} |".replace(" 0.", " .") in line, line
 
 
+def test_figures_of_later_attempts_and_varying_suites(repository: Path, page: str) -> None:
+    told = [
+        json.loads((repository / "docs" / "results" / f"simulate_gate_{seed}.json").read_text("utf-8"))
+        for seed in (20_261_120, 20_261_121)
+    ]
+    rows = {
+        "second attempt since a promotion": [t["attempts"]["2"] for t in told],
+        "fourth attempt": [t["attempts"]["4"] for t in told],
+        "first attempt, suites that vary": [t["suites_that_vary"] for t in told],
+    }
+    for name, (one, two) in rows.items():
+        pairs = [(one["false_promotions"], two["false_promotions"])]
+        pairs += [(one["power"][p], two["power"][p]) for p in ("4", "5", "8")]
+        cells = " | ".join(f"{a:.3f}, {b:.3f}".replace("0.", ".") for a, b in pairs)
+        assert f"| {name} | {cells} |" in page
+
+
 def test_every_row_of_the_table_is_explained(page: str) -> None:
     for row in decide(GateInputs(tasks=[])).table:
         assert f"`{row.name}`" in page or f"`{row.name}:TASK`" in page, row.name
