@@ -1,7 +1,8 @@
 """The analyse-and-rewrite proposer: one analysis per task, one synthesis across tasks, one candidate per hypothesis.
 
 The writer never sees an example. What reaches it went through two schema-limited replies (at most ten findings of 200
-characters, then labelled hypotheses), and findings that quote an example are dropped on the way.
+characters, then labelled hypotheses), and findings that quote an example are dropped on the way. Of live traffic the
+analyser reads only failures of a type that five distinct units ran into (``failures.spoken_for``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeVar
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.proposals import prompts, replies
 from optimizer.proposals.components import joined, sentences
-from optimizer.proposals.failures import Failures, answer_form
+from optimizer.proposals.failures import Failures, answer_form, spoken_for
 from optimizer.proposals.prompts import Ask, Hypothesis
 from optimizer.proposals.proposal import History, Parent, Proposal, ProposerName, SystemAsk, UserAsk, combined
 from optimizer.proposals.replies import Unparsed
@@ -68,7 +69,8 @@ class Rewriter:
     async def user_prompts(self, ask: UserAsk) -> list[str]:
         """``count`` draws of the writer from one analysis of the task."""
         task = ask.failures.task
-        findings = await self.findings(ask.failures, ask.system, ask.base, ask.generation)
+        (failures,) = spoken_for([ask.failures])
+        findings = await self.findings(failures, ask.system, ask.base, ask.generation)
         if findings is None:
             return []
         question = prompts.write_user(
@@ -107,7 +109,7 @@ class Rewriter:
 
     async def _improve(self, parent: Parent, count: int, history: History, generation: int) -> list[Proposal]:
         analysed = await together(
-            self.findings(f, parent.prompt, f.task.user_prompt, generation) for f in parent.failures
+            self.findings(f, parent.prompt, f.task.user_prompt, generation) for f in spoken_for(parent.failures)
         )
         by_task = {f.task.name: rows for f, rows in zip(parent.failures, analysed, strict=True) if rows}
         if not by_task:

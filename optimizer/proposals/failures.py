@@ -1,16 +1,22 @@
-"""Failures of one system prompt on the reflect split: typed, counted, and cut to what an analyser may see."""
+"""Failures of one system prompt on the reflect split: typed, counted, and cut to what an analyser may see.
+
+Of live traffic an analyser sees only what several people ran into: a theme (a type of failure, over all tasks of the
+search) of fewer than five distinct units is not shown, and of one unit one failure per task is.
+"""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from optimizer.proposals.prompts import FAILURE_TYPES, Shown
 from optimizer.records import Example, Rollout, SearchTask
 
 SHOWN_CHARS = 600
+LEAST_UNITS = 5
+"""Distinct units that a theme of live traffic needs before an analyser may read of it."""
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable)|as an ai\b|"
     r"i (?:can(?:no|')t|won't|will not) (?:help|assist|answer|provide|do))",
@@ -29,7 +35,9 @@ class Failures:
     counts: dict[str, int]
     shown: tuple[Shown, ...]
     sources: tuple[str, ...]
-    """The raw texts behind ``shown``, to recognise quotations by."""
+    """The raw texts behind ``shown``, two for each, to recognise quotations by."""
+    units: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Who failed, by type: the units, or the near-duplicate clusters of examples that have none."""
 
     @property
     def total(self) -> int:
@@ -58,13 +66,17 @@ def collect(
 ) -> Failures:
     """Type all failures and pick at most ``show`` to show, every type in turn. Suspicious rollouts are never shown."""
     by_type: dict[str, list[tuple[Example, Rollout]]] = {kind: [] for kind in FAILURE_TYPES}
+    live = task.origin == "traffic"
     for example, rollout in zip(examples, rollouts, strict=True):
         kind = failure_type(task, rollout)
         if kind and not rollout.suspicious:
             by_type[kind].append((example, rollout))
     counts = {kind: len(rows) for kind, rows in by_type.items()}
-    for rows in by_type.values():
+    units = {kind: frozenset(_unit(example) for example, _ in rows) for kind, rows in by_type.items()}
+    for kind, rows in by_type.items():
         rng.shuffle(rows)
+        if live:
+            by_type[kind] = list({_unit(row[0]): row for row in rows}.values())
     picked: list[tuple[str, Example, Rollout]] = []
     while len(picked) < show and any(by_type.values()):
         for kind, rows in by_type.items():
@@ -75,7 +87,32 @@ def collect(
         for kind, example, rollout in picked
     )
     sources = tuple(text for _, example, rollout in picked for text in (example.question, rollout.text))
-    return Failures(task, len(examples), counts, shown, sources)
+    return Failures(task, len(examples), counts, shown, sources, units)
+
+
+def spoken_for(parts: Sequence[Failures]) -> tuple[Failures, ...]:
+    """The failures as an analyser may read them: those of live traffic without the themes that too few units share."""
+    who: dict[str, set[str]] = {kind: set() for kind in FAILURE_TYPES}
+    for part in parts:
+        if part.task.origin == "traffic":
+            for kind, units in part.units.items():
+                who[kind] |= units
+    themes = {kind for kind, units in who.items() if len(units) >= LEAST_UNITS}
+    return tuple(_only(part, themes) if part.task.origin == "traffic" else part for part in parts)
+
+
+def _only(part: Failures, themes: set[str]) -> Failures:
+    kept = [n for n, shown in enumerate(part.shown) if shown.kind in themes]
+    return replace(
+        part,
+        counts={kind: n if kind in themes else 0 for kind, n in part.counts.items()},
+        shown=tuple(part.shown[n] for n in kept),
+        sources=tuple(text for n in kept for text in part.sources[2 * n : 2 * n + 2]),
+    )
+
+
+def _unit(example: Example) -> str:
+    return example.unit or example.cluster or example.id
 
 
 def answer_form(task: SearchTask) -> str:
