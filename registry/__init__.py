@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         Registry,
         watch,
     )
+    from registry.schedules import schedule_fault
     from registry.settings import (
         BudgetSettings,
         CanarySettings,
@@ -199,6 +200,7 @@ __all__ = [
     "load_settings",
     "read_prompts",
     "running_url",
+    "schedule_fault",
     "settings_reference",
     "unit_digest",
     "verify",
@@ -221,6 +223,7 @@ _HOMES = {
     ),
     "redis_keys": "FLEET PREFIX domain_name",
     "registry": "Registry watch",
+    "schedules": "schedule_fault",
     "settings": (
         "BudgetSettings CanarySettings DomainSettings GatewaySettings JobsSettings JudgeSettings KeySettings "
         "ModelRoute RetentionSettings SampleSettings Settings TaskSettings TimeoutSettings UpstreamSettings "

@@ -17,11 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from registry import records
 from registry.errors import Refused
 from registry.redis_keys import PREFIX, domain_name
+from registry.schedules import schedule_fault
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Dialect = Literal["openai", "anthropic", "litellm"]
+REDIS_SCHEMES = frozenset(
+    f"{name}{tls}{kind}" for name in ("redis", "valkey") for tls in ("", "s") for kind in ("", "+cluster", "+sentinel")
+) | {"unix", "cluster", "sentinel"}
 
 
 class Section(BaseModel):
@@ -216,8 +220,8 @@ class DomainSettings(Section):
     @field_validator("schedule")
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\S+( +\S+){4}", value.strip()):
-            raise ValueError(f"schedule {value!r} is not a cron expression of five fields, like '0 3 * * 0'")
+        if value is not None and (fault := schedule_fault(value)):
+            raise ValueError(f"schedule {value!r} {fault}")
         return value
 
     def record(self, name: str) -> records.Domain:
@@ -372,6 +376,16 @@ class Settings(Section):
     notes: tuple[str, ...] = Field(
         default=(), exclude=True, repr=False, description="what was read but has no meaning here"
     )
+
+    @field_validator("redis_url", "redis_url_data_plane")
+    @classmethod
+    def _redis_address(cls, value: str | None) -> str | None:
+        if value and value.partition("://")[0] not in REDIS_SCHEMES:
+            raise ValueError(
+                f"{value.rpartition('@')[2]!r} is not an address of Redis, like redis://host:6379/0,"
+                " rediss://..., unix:///path, redis+cluster://... or redis+sentinel://..."
+            )
+        return value
 
     @field_validator("listen")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from registry import InjectMode, JudgeKind, PromotionPolicy
+from registry import InjectMode, JudgeKind, PromotionPolicy, schedule_fault
 
 Why = Annotated[str, Field(max_length=2000, description="the reason, for the audit")]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1, description="a version's number")]
@@ -173,6 +173,13 @@ class DomainAsk(Ask):
     tasks: Annotated[dict[Annotated[str, Field(min_length=1, max_length=128)], TaskAsk], Field(max_length=200)] = {}
     match: Annotated[list[MatchAsk], Field(max_length=100)] = []
     meta_learning: bool = False
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None and (fault := schedule_fault(value)):
+            raise ValueError(fault)
+        return value
 
 
 class Decide(Ask):

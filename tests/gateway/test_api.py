@@ -92,6 +92,7 @@ async def test_what_the_config_file_names_is_read_only(house: House) -> None:
         ({"tasks": {"t": {"user_prompt": "no slot"}}}, "tasks.t.user_prompt"),
         ({"locked": "\ud800"}, "locked"),
         ({"inject": "sideways"}, "inject"),
+        ({"schedule": "61 3 * * 0"}, "schedule"),
     ],
 )
 async def test_bad_bodies_name_the_field(house: House, body: dict[str, object], param: str) -> None:
