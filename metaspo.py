@@ -8,17 +8,30 @@ never to the terminal.
 
 from __future__ import annotations
 
+import sys
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What happens outside of ``main``. A Ctrl-C while the modules below are loaded is no traceback either."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("\nstopped.\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _unforeseen
+
 import asyncio
 import contextlib
 import json
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -129,6 +142,18 @@ def settings_of(ctx: click.Context) -> Settings:
     return load_settings(ctx.find_root().obj["config"])
 
 
+async def silence_of(settings: Settings) -> str:
+    """Why the Redis of ``redis_url`` does not answer just now; empty when it does."""
+    from registry import Registry, RegistryError
+
+    try:
+        registry = await Registry.from_settings(settings)
+        await registry.close()
+    except RegistryError as error:
+        return str(error)
+    return ""
+
+
 async def write_settings(settings: Settings, redis_url: str) -> None:
     """Write the file's keys, domains and first versions into the registry, signed.
 
@@ -201,6 +226,8 @@ def up(ctx: click.Context, workers: int | None) -> None:
         click.echo(f"  console  {running.url}/console")
         click.echo(f"  storage  {storage}")
         click.echo(f"  logs     {running.tree.logs}")
+        if settings.redis_url and (silence := asyncio.run(silence_of(settings))):
+            click.echo(f"  missing  storage: {silence} Requests are answered with what was last known; jobs wait.")
         if not settings.upstreams:
             click.echo("  missing  no upstream: name a model provider under `upstreams` in the config file")
         if not any(key.role == "caller" for key in settings.keys):
@@ -252,9 +279,10 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         )
     else:
         for finding in findings:
-            click.echo(f"{'ok  ' if finding.ok else 'BAD '} {finding.name}: {finding.message}")
+            said = f"{finding.name}: {finding.message}"
+            click.echo(click.wrap_text(said, 80, "ok   " if finding.ok else "BAD  ", " " * 5))
             if finding.mend and not finding.ok:
-                click.echo(f"     -> {finding.mend}")
+                click.echo(click.wrap_text(finding.mend, 80, "     -> ", " " * 8))
     wrong = sum(not finding.ok for finding in findings)
     if wrong:
         raise click.ClickException(f"{wrong} of {len(findings)} checks found something to mend.")

@@ -1,4 +1,6 @@
-"""What the demo prints: numbered steps, facts under them, and a progress bar on a terminal (plain lines elsewhere)."""
+"""What the demo prints: numbered steps, facts under them, and a progress bar with the time left on a terminal (plain
+lines elsewhere).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 Advance = Callable[[int, str], None]
 """Call it with how many are done in all and what is being done now."""
@@ -41,12 +44,13 @@ class Show:
         if self.console.is_terminal:
             columns = (
                 TextColumn("   {task.description}"),
-                BarColumn(30),
+                BarColumn(20),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[now]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("left"),
+                TextColumn("{task.fields[now]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             )
-            with Progress(*columns, console=self.console, transient=True) as bar:
+            with Progress(*columns, console=self.console, transient=True, expand=True) as bar:
                 task = bar.add_task(title, total=total, now="")
                 yield _on(bar, task)
             return

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 from jobs.errors import JobsError
+from optimizer import Follower
 from registry import Budget, Registry, Run, RunState, Trigger
 
 ENDED: frozenset[RunState] = frozenset({"done", "failed", "cancelled"})
@@ -53,36 +51,33 @@ async def resumable(registry: Registry, run_id: str) -> Run:
 
 async def follow(registry: Registry, run: Run, *, quiet: bool = False, clock: Callable[[], float] = time.time) -> Run:
     """Show what happens until the run has ended: a progress line on a terminal, plain lines elsewhere."""
+    most = run.budget.calls if run.budget else None
+    with Follower(most or None, doing=run.domain[:20], bar=not quiet) as follower:
+        return await _follow(registry, run, follower, quiet=quiet, clock=clock)
+
+
+async def _follow(registry: Registry, run: Run, follower: Follower, *, quiet: bool, clock: Callable[[], float]) -> Run:
     after, began, warned = "0", clock(), False
-    terminal = sys.stderr.isatty()
     while True:
         now = await registry.get_run(run.id)
         events = await registry.run_events(run.id, after, wait=0.0 if now.state in ENDED else WAIT)
         for event_id, event in events:
             after = event_id
             if not quiet:
-                show(event, terminal=terminal)
+                show(event, follower)
         if now.state in ENDED and not events:
             return now
         if not warned and not events and now.state == "queued" and clock() - began > UNNOTICED_AFTER:
             warned = True
             if not quiet and await registry.lease_holder("scheduler") is None:
-                click.echo(
-                    "No scheduler is running: start `metaspo jobs scheduler` and `metaspo jobs worker`.", err=True
-                )
+                follower.say("No scheduler is running: start `metaspo jobs scheduler` and `metaspo jobs worker`.")
 
 
-def show(event: dict[str, Any], *, terminal: bool) -> None:
-    """One event for people. Progress stays on one line of a terminal and is left out elsewhere; the end is left to the
-    command, whose last line on standard output is the run's state and reason."""
-    lead = "\r\x1b[2K" if terminal else ""
-    if event.get("kind") == "end":
-        click.echo(lead, nl=False, err=True)
-        return
-    data = event.get("data") or {}
-    if event.get("kind") == "progress":
-        if terminal:
-            budget = f" of {data['budget']}" if data.get("budget") else ""
-            click.echo(f"\r{data.get('calls', 0)}{budget} calls, {data.get('usd', 0):.4f} USD ", nl=False, err=True)
-        return
-    click.echo(f"{lead}{event.get('kind', '')}: {event.get('message', '')}", err=True)
+def show(event: dict[str, Any], follower: Follower) -> None:
+    """One event for people: progress on the bar of a terminal, the others as lines; the end is left to the command,
+    whose last line on standard output is the run's state and reason."""
+    kind, data = event.get("kind"), event.get("data") or {}
+    if kind == "progress":
+        follower.progress(data.get("calls", 0), data.get("usd", 0.0), total=data.get("budget") or None)
+    elif kind != "end":
+        follower.say(f"{kind or ''}: {event.get('message', '')}")

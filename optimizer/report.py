@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from optimizer.estimate import Estimate
-from optimizer.records import Interval, Ledger, Scores, SearchResult, SplitScores
+from optimizer.records import Interval, Ledger, Scores, SearchResult, SplitScores, TaskScore
 
 _WIDTH, _NAME, _BOUND = 80, 24, 26
 """Columns of a terminal, of a rule's name and of its bound."""
@@ -123,7 +123,7 @@ def cautions(result: SearchResult) -> list[str]:
 
 
 def _result_lines(result: SearchResult) -> Iterator[str]:
-    yield f"Method {result.method}: {result.reason}"
+    yield from textwrap.wrap(f"Method {result.method}: {result.reason}", _WIDTH)
     yield ""
     yield (
         "The winner is the incumbent." if result.winner == result.incumbent else f"Winner:\n{_indented(result.winner)}"
@@ -131,18 +131,20 @@ def _result_lines(result: SearchResult) -> Iterator[str]:
     yield ""
     yield from _columns(_overview(result))
     yield ""
-    tasks = _task_table(result)
-    if len(tasks) > 1:
-        yield from _columns(tasks)
-        yield ""
-    yield from cautions(result)
+    for table in (_scores_by_task(result), _faults_by_task(result)):
+        if len(table) > 1:
+            yield from _columns(table)
+            yield ""
+    for caution in cautions(result):
+        yield from textwrap.wrap(caution, _WIDTH)
     if result.gate is not None:
-        yield f"Gate: {result.gate.outcome}. {result.gate.reason}"
+        yield from textwrap.wrap(f"Gate: {result.gate.outcome}. {result.gate.reason}", _WIDTH)
     else:
         yield "Gate: nothing to decide, no challenger was found."
     yield from _spent(result.ledger)
     yield f"Wall time: {result.wall_seconds:.1f} s"
-    yield from result.notes
+    for note in result.notes:
+        yield from textwrap.wrap(note, _WIDTH)
 
 
 def _overview(result: SearchResult) -> list[tuple[str, ...]]:
@@ -157,25 +159,28 @@ def _overview(result: SearchResult) -> list[tuple[str, ...]]:
     return table
 
 
-def _task_table(result: SearchResult) -> list[tuple[str, ...]]:
-    table: list[tuple[str, ...]] = [("task", "incumbent", "winner", "constant", "malformed", "unscored")]
+def _by_task(result: SearchResult) -> Iterator[tuple[str, TaskScore, TaskScore]]:
+    """Each task with the scores of the incumbent and of the winner."""
     for before, after in (
         (result.incumbent_scores.holdout, result.winner_scores.holdout),
         (result.incumbent_scores.unseen, result.winner_scores.unseen),
     ):
         for name, score in before.tasks.items():
-            then = after.tasks.get(name, score)
-            constant = result.constant_baseline.get(name)
-            table.append(
-                (
-                    name,
-                    _interval(score.interval),
-                    _interval(then.interval),
-                    "" if constant is None else f"{constant:.3f}",
-                    f"{then.malformed:.1%}",
-                    f"{then.unscored:.1%}",
-                )
-            )
+            yield name, score, after.tasks.get(name, score)
+
+
+def _scores_by_task(result: SearchResult) -> list[tuple[str, ...]]:
+    table: list[tuple[str, ...]] = [("task", "incumbent", "winner")]
+    table += [(name, _interval(first.interval), _interval(then.interval)) for name, first, then in _by_task(result)]
+    return table
+
+
+def _faults_by_task(result: SearchResult) -> list[tuple[str, ...]]:
+    table: list[tuple[str, ...]] = [("task", "constant answer", "malformed", "unscored")]
+    for name, _, then in _by_task(result):
+        constant = result.constant_baseline.get(name)
+        share = "" if constant is None else f"{constant:.3f}"
+        table.append((name, share, f"{then.malformed:.1%}", f"{then.unscored:.1%}"))
     return table
 
 
@@ -188,7 +193,7 @@ def _mean_of(values: Sequence[float]) -> float:
 
 
 def _spent(ledger: Ledger) -> Iterator[str]:
-    table = [("role", "requested", "paid", "from cache", "replayed", "tokens in", "tokens out", "USD")]
+    table = [("role", "requested", "paid", "cached", "replayed", "tokens in", "out", "USD")]
     table += [
         (
             role,
@@ -203,6 +208,8 @@ def _spent(ledger: Ledger) -> Iterator[str]:
         for role, row in ledger.roles.items()
     ]
     yield from _columns(table)
+    if ledger.headroom:
+        yield f"Asked first whether prompts matter at all: {ledger.headroom:,} of these calls."
     if ledger.rejects:
         yield "Refused before any base call: " + ", ".join(f"{count} {why}" for why, count in ledger.rejects.items())
 
@@ -245,6 +252,11 @@ def _indented(text: str) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines of at most 80 characters. A name that leaves no room for the rest stands on a line of its own."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    widths[0] = min(widths[0], max(2, _WIDTH - sum(2 + width for width in widths[1:])))
+    for name, *cells in rows:
+        if len(name) > widths[0]:
+            yield name
+        shown = (name if len(name) <= widths[0] else "", *cells)
+        yield "  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip()

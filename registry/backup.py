@@ -61,20 +61,28 @@ class _Writer:
         self._stream.close()  # type: ignore[no-untyped-call]
 
 
-async def backup(redis: Connection, path: Path, *, clock: Callable[[], float]) -> int:
+Told = Callable[[int, int], None]
+"""Called now and then with the keys done and all keys there are."""
+
+
+def tell_nobody(done: int, total: int) -> None:
+    """Nobody follows."""
+
+
+async def backup(redis: Connection, path: Path, *, clock: Callable[[], float], told: Told = tell_nobody) -> int:
     """Write the file (whole or not at all); returns the number of keys in it. Raises RegistryError."""
     async with redis.patient(_PATIENCE) as patient:
-        return await _backup(patient, path, clock)
+        return await _backup(patient, path, clock, told)
 
 
-async def _backup(redis: Connection, path: Path, clock: Callable[[], float]) -> int:
+async def _backup(redis: Connection, path: Path, clock: Callable[[], float], told: Told) -> int:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with draft.open("wb") as file:
             draft.chmod(0o600)
             writer = _Writer(file)
             writer.write({"format": FORMAT, "schema": await stored_schema(redis), "taken_at": clock()})
-            await _write_all(redis, writer, clock)
+            await _write_all(redis, writer, clock, told)
             await asyncio.to_thread(writer.close)
             file.flush()
             os.fsync(file.fileno())
@@ -87,7 +95,7 @@ async def _backup(redis: Connection, path: Path, clock: Callable[[], float]) -> 
     return writer.keys
 
 
-async def _write_all(redis: Connection, writer: _Writer, clock: Callable[[], float]) -> None:
+async def _write_all(redis: Connection, writer: _Writer, clock: Callable[[], float], told: Told) -> None:
     prefix = redis.keys.prefix + ":"
     fleet = f"{prefix}c:{{*}}:"
     # The list of domains is read before the keys are: what it names is in the file.
@@ -102,9 +110,14 @@ async def _write_all(redis: Connection, writer: _Writer, clock: Callable[[], flo
             control[key.split(b"}")[0]].append(key)
         else:
             others.append(key)
+    total = len(first) + len(others) + sum(map(len, control.values()))
     for keys in control.values():
         await _write_keys(redis, writer, keys, clock, together=True)
-    await _write_keys(redis, writer, others, clock, together=False)
+        told(writer.keys, total)
+    for start in range(0, len(others), _BATCH):
+        await _write_keys(redis, writer, others[start : start + _BATCH], clock, together=False)
+        told(writer.keys, total)
+    told(writer.keys, writer.keys)  # some may have expired meanwhile
 
 
 def _escaped(text: str) -> str:
@@ -222,7 +235,12 @@ def _exactly(stream: Any, length: int) -> bytes:
 
 
 async def restore(
-    redis: Connection, path: Path, *, overwrite: bool = False, clock: Callable[[], float] | None = None
+    redis: Connection,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    clock: Callable[[], float] | None = None,
+    told: Told = tell_nobody,
 ) -> int:
     """Everything from the file; returns the number of keys. The file is read to its end before anything is written.
 
@@ -230,11 +248,14 @@ async def restore(
     file is of a newer program), Corrupt (nothing was written).
     """
     async with redis.patient(_PATIENCE) as patient:
-        return await _restore(patient, path, overwrite, clock)
+        return await _restore(patient, path, overwrite, clock, told)
 
 
-async def _restore(redis: Connection, path: Path, overwrite: bool, clock: Callable[[], float] | None) -> int:
+async def _restore(
+    redis: Connection, path: Path, overwrite: bool, clock: Callable[[], float] | None, told: Told
+) -> int:
     head: Any = None
+    position = 0
     for position, frame in enumerate(read_frames(path)):
         if position == 0:
             head = frame
@@ -268,6 +289,7 @@ async def _restore(redis: Connection, path: Path, overwrite: bool, clock: Callab
         batch.append((name, kind, expires, value))
         if len(batch) == _BATCH:
             await _write_batch(redis, batch)
+            told(count, position)
             batch = []
     await _write_batch(redis, batch)
     await _write_batch(redis, last)
@@ -278,6 +300,7 @@ async def _restore(redis: Connection, path: Path, overwrite: bool, clock: Callab
     await redis.command("ZADD", keys.changes, *(part for name in names for part in (epoch, name)))
     await redis.command("SET", keys.epoch, epoch)
     await redis.command("PUBLISH", keys.moved, f"{epoch} *")
+    told(position, position)
     return count
 
 

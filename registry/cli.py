@@ -23,6 +23,7 @@ from registry.cli_session import (
     json_option,
     moment,
     print_json,
+    progress,
     run,
     settings_of,
     table,
@@ -331,7 +332,8 @@ def rotate(ctx: click.Context, new: Path, old: str | None, why: str, as_json: bo
 @click.pass_context
 def backup(ctx: click.Context, path: Path) -> None:
     """Write everything to one checksummed file; the registry goes on working meanwhile."""
-    count = run(ctx, lambda r: r.backup(path))
+    with progress("values") as told:
+        count = run(ctx, lambda r: r.backup(path, told=told))
     click.echo(
         f"{count:,} keys are in {path} ({path.stat().st_size:,} bytes). Keep the signing key with it, elsewhere."
     )
@@ -343,5 +345,6 @@ def backup(ctx: click.Context, path: Path) -> None:
 @click.pass_context
 def restore(ctx: click.Context, path: Path, overwrite: bool) -> None:
     """Read everything back. A damaged file is refused before anything is written."""
-    count = run(ctx, lambda r: r.restore(path, overwrite=overwrite), as_it_is=True)
+    with progress("values") as told:
+        count = run(ctx, lambda r: r.restore(path, overwrite=overwrite, told=told), as_it_is=True)
     click.echo(f"{count:,} keys are restored from {path}.")

@@ -8,7 +8,7 @@ import getpass
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,19 +125,56 @@ def whole(value: Any) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal, nothing elsewhere; call what it yields with (done, of all)."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None  # noqa: ARG005
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left")
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield told
+
+
+LEAST = 8
+"""Columns that a shortened cell keeps."""
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, wide: int) -> str:
-    """A table that fits the terminal (80 columns where there is none); the column ``wide`` gives way."""
+    """A table that fits the terminal (80 columns where there is none).
+
+    The column ``wide`` gives way first, then the widest of the others. The first column names the row and is never cut:
+    a name that leaves no room for the rest stands on a line of its own.
+    """
     columns = min(shutil.get_terminal_size((80, 24)).columns, 160) if sys.stdout.isatty() else 80
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [
-        max(len(headers[i]), *(len(row[i]) for row in cells), 0) if cells else len(headers[i])
-        for i in range(len(headers))
-    ]
-    over = sum(widths) + 2 * (len(widths) - 1) - columns
-    if over > 0:
-        widths[wide] = max(8, widths[wide] - over)
-    lines = [list(headers), *cells]
-    return "\n".join("  ".join(_fitted(text, widths[i]) for i, text in enumerate(line)).rstrip() for line in lines)
+    lines = [list(headers), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+
+    def over() -> int:
+        return sum(widths) + 2 * (len(widths) - 1) - columns
+
+    for i in (wide, *sorted(range(1, len(widths)), key=lambda i: -widths[i])):
+        if over() > 0 and i != 0:
+            widths[i] = min(widths[i], max(LEAST, len(headers[i]), widths[i] - over()))
+    widths[0] -= max(0, over())
+    return "\n".join(text for line in lines for text in _lines(line, widths))
+
+
+def _lines(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """A row as one line, or as two where its name is longer than the first column."""
+    named = line[0] if len(line[0]) <= widths[0] else ""
+    shown = [f"{named:<{widths[0]}}", *(_fitted(text, width) for text, width in zip(line[1:], widths[1:], strict=True))]
+    return [*([] if named == line[0] else [line[0]]), "  ".join(shown).rstrip()]
 
 
 def _cell(value: Any) -> str:

@@ -188,17 +188,20 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
 
     # --- moving house ---------------------------------------------------------------------------------------------
 
-    async def backup(self, path: Path) -> int:
-        """Everything as one checksummed file, from the live registry; returns the number of values."""
-        from registry.backup import backup
+    async def backup(self, path: Path, *, told: Callable[[int, int], None] | None = None) -> int:
+        """Everything as one checksummed file, from the live registry; returns the number of values. ``told`` hears how
+        many are done, of how many."""
+        from registry.backup import backup, tell_nobody
 
-        return await backup(self._redis, path, clock=self._clock)
+        return await backup(self._redis, path, clock=self._clock, told=told or tell_nobody)
 
-    async def restore(self, path: Path, *, overwrite: bool = False) -> int:
+    async def restore(
+        self, path: Path, *, overwrite: bool = False, told: Callable[[int, int], None] | None = None
+    ) -> int:
         """Everything from a backup. Raises Refused when something is here already (unless ``overwrite``), Corrupt."""
-        from registry.backup import restore
+        from registry.backup import restore, tell_nobody
 
-        return await restore(self._redis, path, overwrite=overwrite, clock=self._clock)
+        return await restore(self._redis, path, overwrite=overwrite, clock=self._clock, told=told or tell_nobody)
 
 
 def watch(

@@ -38,7 +38,7 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     monkeypatch.chdir(folder)
 
     def asked(*words: str, file: str = "gate.yaml") -> Result:
-        done = CliRunner(env={"COLUMNS": "80"}).invoke(metaspo.cli, ["gate", file, *words])
+        done = CliRunner(env={"COLUMNS": "80", "METASPO_CONFIG": None}).invoke(metaspo.cli, ["gate", file, *words])
         assert "Traceback" not in done.output
         return done
 
@@ -116,7 +116,7 @@ def live(folder: Path) -> Iterator[Path]:
         upstreams = [{"name": "local", "base_url": "http://127.0.0.1:9/v1", "api_key": "env:NOT_SET_HERE"}]
         told = {"home": str(folder / "house"), "redis_url": redis.url, "upstreams": upstreams}
         (folder / "metaspo.yaml").write_text(yaml.safe_dump(told))
-        runner = CliRunner()
+        runner = CliRunner(env={"METASPO_CONFIG": None})
         for words in (
             ["domains", "set", "support"],
             ["domains", "set", "new"],

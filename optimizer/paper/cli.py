@@ -7,6 +7,7 @@ Results go to standard output, progress to standard error. A run that was stoppe
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from difflib import get_close_matches
 from pathlib import Path
@@ -90,7 +91,8 @@ def tasks(tasks: Path | None, as_json: bool) -> None:
         return
     for task in found:
         origin = task.dataset.id if task.dataset else "a folder of yours"
-        click.echo(f"{task.domain:12} {task.name:26} {task.role:7} {task.metric:12} {origin}, {task.licence}")
+        line = f"{task.domain:12} {task.name:26} {task.role:7} {task.metric:12} {origin}, {task.licence}"
+        click.echo(textwrap.fill(line, 80, subsequent_indent=" " * 13, break_on_hyphens=False))
 
 
 @paper.command()
@@ -130,22 +132,29 @@ def estimate(
 @told
 def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
     """Run FILE (paper.yaml), going on where it was stopped; ends with the tables."""
-    from optimizer.evaluation.evaluation import ignore
+    from optimizer.follow import Follower
     from optimizer.paper.page import report_page
     from optimizer.paper.run import Run
     from optimizer.records import Event
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
+    protocol = _protocol(file, changes)
+    finished = 0
 
     def follow(event: Event) -> None:
-        if event.message:
-            say(f"    {event.kind}: {event.message}")
+        if event.kind == "progress":
+            follower.progress(finished + event.data["calls"])
+        elif verbose and event.message:
+            follower.say(f"    {event.kind}: {event.message}")
 
-    protocol = _protocol(file, changes)
-    running = Run(protocol, clock=time.time, say=say, on_event=follow if verbose else ignore)
+    def at_cell(done: int, total: int) -> None:
+        nonlocal finished
+        finished = done
+        follower.progress(done, total=total)
+
     try:
-        rows = run_async(running.all())
+        with Follower(None, doing="measuring") as follower:
+            running = Run(protocol, clock=time.time, say=follower.say, on_event=follow, at_cell=at_cell)
+            rows = run_async(running.all())
     except KeyboardInterrupt:
         raise click.ClickException(
             f"Stopped. Nothing paid for is lost: the same command goes on, and `metaspo paper report "

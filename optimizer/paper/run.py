@@ -38,6 +38,7 @@ class Run:
     backends: Backends = None
     fetch: Fetch | None = None
     on_event: Callable[[Event], None] = ignore
+    at_cell: Callable[[int, int], None] = lambda done, total: None  # noqa: ARG005 -- calls of finished cells, of all
     tasks: dict[str, SearchTask] = field(default_factory=dict)
     user_prompts: dict[str, UserPrompts] = field(default_factory=dict)
 
@@ -50,7 +51,9 @@ class Run:
         cells = cells_of(self.protocol)
         estimates = {cell: self.estimate(cell) for cell in cells}
         self._publish(cells, estimates)
-        spent_calls, spent_seconds = 0, 0.0
+        spent_calls, spent_seconds, finished = 0, 0.0, 0
+        ahead = sum(estimates[cell].calls for cell in cells if self.result(cell) is None)
+        self.at_cell(0, ahead)
         for number, cell in enumerate(cells, start=1):
             if self.result(cell) is not None:
                 continue
@@ -60,6 +63,8 @@ class Run:
             spent_calls, spent_seconds = spent_calls + done.fresh_calls, spent_seconds + done.seconds
             waiting = sum(estimates[c].calls for c in cells[number:] if self.result(c) is None)
             self.say(f"    {_told(done)}; {_left(waiting, spent_calls, spent_seconds)}")
+            finished += estimates[cell].calls
+            self.at_cell(finished, ahead)
             self._publish(cells, estimates)
         return self.rows(cells)
 
