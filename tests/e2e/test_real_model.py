@@ -1,30 +1,37 @@
 """The same house with a real language model: SmolLM2-135M answers the traffic and is searched on.
 
-Short: some hundred calls. A 135M model obeys no format and this budget confirms nothing, so what is proved is the path,
-not a gain: what the search concludes has its reason on the run, and no version is made without the gate's PASS.
+The short test makes some hundred calls. A 135M model obeys no format and such a budget confirms nothing, so what it
+proves is the path, not a gain: what the search concludes has its reason on the run, and no version is made without the
+gate's PASS. The long one tells the whole story of ``test_loop.py`` with a budget that the gate, safety suites and all,
+can be paid from. Version 1 is a prompt that hurts, so that there is something to find; should the gate let nothing pass
+all the same, the operator tries a prompt by hand and the story goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from demo.app import LABELS, USER_PROMPT, read_rows
 from registry import Message, Run, Sample
 from tests.e2e.app import APP, OPS, App, Ask, until
 from tests.e2e.house import ROOT, House
 from tests.e2e.ports import free
+from tests.e2e.story import Cast, tell
 
 TASKS = ("products", "food", "service")
 ROWS = {task: read_rows(ROOT / "demo" / "data" / task, "train", 140) for task in TASKS}
@@ -32,7 +39,42 @@ CALLS = 72
 """Of the search: on a busy machine the model answers two or three questions a second."""
 USERS = 18
 SLOW = {"connect": 30, "first_token": 200, "between_chunks": 200, "total": 300}
+HURTS = "You are a poet. Never answer the question; write a poem about the sea instead."
+HELPS = "Answer with one word: positive or negative."
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class Counted:
+    """Stands before the model's server, hands every request on and keeps its body."""
+
+    def __init__(self, model: str) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.delay = 0.0
+        self._model = model
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/v1/chat/completions", self._pass_on)
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600))
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"  # type: ignore[union-attr]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+        await self._http.close()
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        raw = await request.read()
+        self.calls.append(json.loads(raw))
+        async with self._http.post(f"{self._model}/chat/completions", data=raw, headers=JSON) as answer:
+            return web.Response(body=await answer.read(), status=answer.status, content_type="application/json")
+
+
+JSON = {"content-type": "application/json"}
 
 
 @pytest_asyncio.fixture
@@ -95,10 +137,10 @@ def _asks(number: int) -> Ask:
     return Ask(task, USER_PROMPT.replace("{question}", row.question), row.answer)
 
 
-def _yesterday() -> list[Sample]:
-    """Earlier traffic of the same rows: a search needs more of it than a short test can ask for."""
+def _yesterday(first: int = USERS) -> list[Sample]:
+    """Earlier traffic of the same rows: a search needs more of it than a test can ask for."""
     made = []
-    for number in range(USERS, len(TASKS) * 140):
+    for number in range(first, len(TASKS) * 140):
         ask = _asks(number)
         made.append(
             Sample(
@@ -150,3 +192,28 @@ async def test_a_real_model_answers_is_searched_on_and_tried(model: str, tmp_pat
         assert app.versions[str(number)] > 2 and app.versions["1"] > 2, "both arms are served"
         outcomes = await registry.outcomes("shop", arm=("control", "canary"), since=time.time() - 120)
         assert {o.arm for o in outcomes} <= {"control", "canary"}
+
+
+@pytest.mark.timeout(3600)
+async def test_the_whole_loop_with_a_real_model(model: str, tmp_path: Path, free_port: int) -> None:
+    """A scheduled search, approval, canary, promotion, harm, rollback; a worker, the scheduler and Redis are killed."""
+    async with Counted(model) as counted:
+        config = _config(counted.url)
+        shop = config["domains"]["shop"]
+        soon = datetime.now(UTC) + timedelta(
+            minutes=3
+        )  # once an hour: a second search would only take the model's time
+        shop |= {
+            "system_prompt": HURTS,
+            "schedule": f"{soon.minute} * * * *",
+            "budget": {"calls": 2_100},
+            "promotion": "auto",
+            "canary": {"stages": [0.2, 0.5], "dwell_hours": [0.0005, 0.0005], "n_final": 100, "margin": 0.3},
+        }
+        cast = Cast(
+            asks=48, referenced=350, before=_yesterday(48), under_way=150, wave=40, waves=25, harmful=HURTS + " Sing.",
+            finalist=HELPS, patience=1800,
+        )  # fmt: skip
+        async with House(tmp_path, config, free_port) as house, aiohttp.ClientSession() as http:
+            run = await tell(house, App(house, http, _asks), counted, cast)
+            print(f"the search made {sum(run.calls.values())} calls: {run.reason}")
