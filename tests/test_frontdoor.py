@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,6 +111,13 @@ def test_what_nobody_foresaw_leaves_its_traceback_in_a_file(monkeypatch, capsys,
     assert "def surprise" in kept.read_text() or "surprise" in kept.read_text()
 
 
+def test_ctrl_c_before_the_first_command_is_no_traceback(repository: Path) -> None:
+    code = "import metaspo; raise KeyboardInterrupt"  # as while the rest of the modules is loaded
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "\nstopped.\n"
+
+
 # --- bad input to up -------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +138,30 @@ def test_a_taken_port(metaspo: Start, config, tmp_path: Path) -> None:
         config["listen"] = f"127.0.0.1:{other.getsockname()[1]}"
         says = f"{config['listen']} cannot be listened on (Address already in use); stop what uses it"
         refused(metaspo("--config", written(config, tmp_path), "up"), code=1, says=says)
+
+
+def test_an_address_that_is_not_redis(metaspo: Start, config, tmp_path: Path) -> None:
+    config["redis_url"] = "http://localhost:6379"
+    says = "'http://localhost:6379' is not an address of Redis, like redis://host:6379/0"
+    refused(metaspo("--config", written(config, tmp_path), "up"), code=1, says=says)
+
+
+def test_a_schedule_that_cannot_be_read(metaspo: Start, config, tmp_path: Path) -> None:
+    config["domains"] = {"support": {"schedule": "61 3 * * 0"}}
+    refused(metaspo("--config", written(config, tmp_path), "up"), code=1, says="'61' is no minute")
+
+
+def test_a_redis_that_is_down_is_said_and_requests_are_answered(metaspo: Start, config, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        config["redis_url"] = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+        up = Up(metaspo("--config", written(config, tmp_path), "up"), config)
+        assert f"missing  storage: Redis at {config['redis_url']} cannot be reached" in up.command.text
+        assert up.ask().status_code == 200
+        family = up.command.family()
+        assert up.command.end(signal.SIGINT) == 0
+        assert none_alive(family)
+        assert "Traceback" not in up.command.text
 
 
 def test_a_home_that_cannot_be_written(metaspo: Start, config, tmp_path: Path) -> None:
