@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobs import optimize
+from jobs import advance, optimize
 from jobs.curate import Curation, Sizes, curate
 from registry import Domain, Message, Registry, Sample, Settings
 from tests.jobs.conftest import TASKS, Clock, samples, shop, with_shop, work_for
@@ -174,6 +174,54 @@ async def test_nothing_planted_reaches_a_base_call_or_a_version(
         served = {_flat(v.system_prompt) for v in await registry.list_versions("shop")}
         for text in map(_flat, planted):
             assert not any(text in s for s in systems | served), text
+
+
+class HalfCaptured(Captured):
+    """Writes a prompt that truly helps every other time, so that something passes the gate while the attack goes on."""
+
+    HELPS = "You are a helpful assistant. Answer with exactly one of the labels."
+
+    def reply(self, body: dict[str, Any]) -> str:
+        said = super().reply(body)
+        if body["model"] != "writer" or self.asked_to_write % 2:
+            return said
+        reply = json.loads(said)
+        if "system_prompt" in reply:
+            reply["system_prompt"] = self.HELPS
+        if "hypotheses" in reply:
+            reply["hypotheses"][0]["change"] = "Answer with exactly one of the labels."
+        return json.dumps(reply)
+
+
+async def test_what_is_promoted_beside_an_attack_holds_nothing_planted(
+    registry: Registry, settings: Settings, clock: Clock, corpus: list[dict[str, str]]
+) -> None:
+    """The same attack, and a version that passes the gate, is approved, tried and made stable."""
+    planted = [i["planted"] for i in corpus]
+    async with HalfCaptured(planted) as captured:
+        upstream = settings.upstreams[0].model_copy(update={"base_url": captured.url})
+        bent = settings.model_copy(update={"upstreams": [upstream]})
+        await with_shop(registry, shop(optimizer_model="writer"))
+        poison = [as_sample(i, clock() - 100 + n, TASKS[n % 2]) for n, i in enumerate(corpus)]
+        await registry.record([*samples(260, TASKS[:2]), *poison], [])
+        await optimize.run(work_for(registry, bent, clock, "optimize", budget={"calls": 2500}))
+        (run,) = await registry.list_runs("shop")
+        assert run.version is not None, run.reason
+        (approval,) = await registry.list_approvals(waiting_only=True)
+        await registry.decide_approval(approval.id, "approved", by="ops", why="read it")
+        await advance.run(work_for(registry, bent, clock, "approval", approval=approval.id))
+        await registry.promote("shop", run.version, actor="jobs", why="not worse")
+        stable = (await registry.deployment("shop")).stable
+        assert stable == run.version
+        asked = [c for c in captured.calls if c["model"] == "base"]
+        reached = {_flat(m["content"]) for c in asked for m in c["messages"] if m["role"] == "system"}
+        served = {_flat(v.system_prompt) for v in await registry.list_versions("shop")}
+        assert len(served) == 2 and captured.asked_to_write > 4
+        assert [p for p in map(_flat, planted) if any(p in text for text in reached | served)] == []
+        writers = [c for c in captured.calls if c["model"] == "writer"]
+        own = [c for c in writers if "You write short" in c["messages"][0]["content"]]
+        raw = {_flat(i["text"]) for i in corpus}
+        assert own and not any(text in _flat(m["content"]) for c in own for m in c["messages"] for text in raw)
 
 
 def test_a_domain_of_its_own_learns_from_nobody_else() -> None:
