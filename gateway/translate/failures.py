@@ -160,6 +160,9 @@ def clean(message: str) -> str:
 
 
 def _innermost_message(links: list[BaseException]) -> str:
+    """What the upstream said of its failure; empty when only the connection's libraries say something."""
+    if any(type(link).__module__.startswith(("httpx", "httpcore", "aiohttp")) for link in links):
+        return ""
     for link in reversed(links):
         message = getattr(link, "message", None)
         if isinstance(message, str) and message and type(link).__module__.startswith(("litellm", "openai")):

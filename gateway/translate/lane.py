@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,9 @@ import msgspec
 from gateway.errors import UpstreamFailed, UpstreamTimeout
 from gateway.exchange import Dialect, Exchange, Headers, Target
 from gateway.translate import replies
+from gateway.translate.claude import settle as settle_claude
 from gateway.translate.failures import UpstreamSaid, explain, kept_headers
+from gateway.translate.honest import honest
 from gateway.translate.requests import read_body, suit
 from gateway.translate.sdk import sdk
 from registry import Settings, TimeoutSettings, UpstreamSettings
@@ -75,7 +77,12 @@ class LiteLLMLane:
             raise failure from error
         kept = kept_headers(call.upstream_headers(reply))
         if call.streamed:
-            return 200, (*STREAM, *kept), _timed(call.stream(reply), reply, limits.between_chunks, deadline)
+            chunks = call.stream(reply)
+            return (
+                200,
+                (*STREAM, *kept),
+                _timed(chunks, (chunks, *call.sources, reply), limits.between_chunks, deadline),
+            )
         return 200, (JSON, *kept), _once(msgspec.json.encode(call.whole(reply)))
 
     def _own(self, target: Target, upstream: UpstreamSettings | None) -> dict[str, Any]:
@@ -113,6 +120,8 @@ class _Call:
         self._shown = target.model if target.wire != "litellm" else target.model.rsplit("/", 1)[-1]
         self._provider = self._find_provider()
         self._tool_names: dict[str, str] = {}
+        self.sources: list[Any] = []
+        """What a stream is read from: to be closed with it."""
         self.streamed = bool(parameters.get("stream")) and dialect != "embeddings"
 
     def _find_provider(self) -> str:
@@ -141,6 +150,7 @@ class _Call:
             wanted = {k: v for k, v in self._parameters.items() if k not in {"encoding_format", "user"}}
             return self._call(self._litellm.aembedding, wanted)
         if self._native:
+            settle_claude()
             return self._call(self._litellm.anthropic_messages, self._parameters)
         return self._chat(self._from_messages())
 
@@ -193,29 +203,40 @@ class _Call:
         if self._dialect == "embeddings":
             as_base64 = self._parameters.get("encoding_format") == "base64"
             return replies.embeddings_whole(reply, self._shown, as_base64=as_base64)
-        if not self._native:
-            from litellm.llms.anthropic.experimental_pass_through.adapters import transformation
+        if self._native:
+            return {name: value for name, value in dict(reply).items() if name != "_hidden_params"}
+        from litellm.llms.anthropic.experimental_pass_through.adapters import transformation
 
-            adapter = transformation.LiteLLMAnthropicMessagesAdapter()
-            reply = adapter.translate_openai_response_to_anthropic(response=reply, tool_name_mapping=self._tool_names)
-        return replies.messages_whole(reply)
+        adapter = transformation.LiteLLMAnthropicMessagesAdapter()
+        said = adapter.translate_openai_response_to_anthropic(response=reply, tool_name_mapping=self._tool_names)
+        return replies.messages_whole(said, replies.refusal_of(reply.choices[0].message))
 
     def stream(self, reply: Any) -> AsyncIterator[bytes]:
         """The chunks of a streamed reply in the caller's dialect."""
         if self._dialect == "chat":
             options = self._parameters.get("stream_options")
             include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
-            return replies.chat_stream(reply, self._shown, include_usage=include_usage)
+            return replies.chat_stream(self._honest(reply), self._shown, include_usage=include_usage)
         if self._dialect == "responses":
+            if hasattr(inner := getattr(reply, "litellm_custom_stream_wrapper", None), "received_finish_reason"):
+                reply.litellm_custom_stream_wrapper = self._honest(inner)
             return replies.responses_stream(reply)
-        if not self._native:
-            from litellm.llms.anthropic.experimental_pass_through.adapters import streaming_iterator
+        return reply if self._native else self._messages(self._honest(reply))
 
-            wrapper = streaming_iterator.AnthropicStreamWrapper(
-                completion_stream=reply, model=self._shown, tool_name_mapping=self._tool_names
-            )
-            return replies.messages_stream(wrapper.async_anthropic_sse_wrapper())
-        return replies.messages_stream(reply)
+    def _honest(self, stream: Any) -> Any:
+        self.sources.append(found := honest(stream))
+        return found
+
+    async def _messages(self, chunks: Any) -> AsyncGenerator[bytes, None]:
+        """Chat completion's chunks as Anthropic's events, by the SDK's adapter."""
+        from litellm.llms.anthropic.experimental_pass_through.adapters import streaming_iterator
+
+        await chunks.begin()
+        wrapper = streaming_iterator.AnthropicStreamWrapper(
+            completion_stream=chunks, model=chunks.model or self._shown, tool_name_mapping=self._tool_names
+        )
+        async for frame in replies.messages_stream(wrapper.async_anthropic_sse_wrapper()):
+            yield frame
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
@@ -223,9 +244,9 @@ async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
 
 
 async def _timed(
-    chunks: AsyncIterator[bytes], reply: Any, between: float, deadline: float
+    chunks: AsyncIterator[bytes], sources: Iterable[Any], between: float, deadline: float
 ) -> AsyncGenerator[bytes, None]:
-    """The chunks, each within ``between`` seconds and all before ``deadline``; the upstream is let go at the end.
+    """The chunks, each within ``between`` seconds and all before ``deadline``; ``sources`` are closed at the end.
 
     Raises `UpstreamFailed`, ``started``, when the upstream breaks off.
     """
@@ -239,6 +260,8 @@ async def _timed(
             except TimeoutError:
                 phase, seconds = ("total", 0.0) if patience < between else ("between_chunks", between)
                 raise UpstreamTimeout(phase, seconds, started=True) from None  # type: ignore[arg-type]
+            except UpstreamFailed:
+                raise
             except Exception as error:
                 failure = explain(error, started=True, seconds=between)
                 assert isinstance(failure, UpstreamFailed)
@@ -247,7 +270,7 @@ async def _timed(
                 return
             yield chunk
     finally:
-        for part in (chunks, reply):  # leaving the loop is not enough: the SDK would read to the upstream's end
+        for part in sources:  # leaving the loop is not enough: the SDK would read to the upstream's end
             aclose = getattr(part, "aclose", None)
             if aclose is not None:
                 with contextlib.suppress(Exception):

@@ -55,7 +55,8 @@ def _tool_calls(calls: Any, *, indexed: bool) -> list[dict[str, Any]]:
     return found
 
 
-def _refusal_of(said: Any) -> str | None:
+def refusal_of(said: Any) -> str | None:
+    """Why the model will not answer, when it says so in a field of its own."""
     own = getattr(said, "refusal", None)
     vendor = getattr(said, "provider_specific_fields", None)
     return own or (vendor.get("refusal") if isinstance(vendor, dict) else None)
@@ -70,7 +71,7 @@ def chat_whole(reply: Any, model: str) -> dict[str, Any]:
     choices = []
     for choice in reply.choices:
         said = choice.message
-        message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": _refusal_of(said)}
+        message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": refusal_of(said)}
         if getattr(said, "tool_calls", None):
             message["tool_calls"] = _tool_calls(said.tool_calls, indexed=False)
         for field in ("reasoning_content", "audio", "function_call", "annotations"):
@@ -97,8 +98,8 @@ def chat_whole(reply: Any, model: str) -> dict[str, Any]:
     return whole
 
 
-async def chat_stream(chunks: AsyncIterator[Any], model: str, *, include_usage: bool) -> AsyncIterator[bytes]:
-    """Chat completion chunks as events, then ``[DONE]``.
+async def chat_stream(chunks: Any, model: str, *, include_usage: bool) -> AsyncIterator[bytes]:
+    """Chat completion chunks as events, then ``[DONE]``. ``model``: as it is called where the provider names none.
 
     The usage comes in a chunk of its own with empty ``choices``, when it was asked for. Each choice ends once.
     """
@@ -107,7 +108,9 @@ async def chat_stream(chunks: AsyncIterator[Any], model: str, *, include_usage: 
     usage: Any = None
     head: dict[str, Any] = {}
     async for chunk in chunks:
-        head = head or {"id": chunk.id, "object": "chat.completion.chunk", "created": chunk.created, "model": model}
+        if not head:
+            named = getattr(chunks, "model", "") or model
+            head = {"id": chunk.id, "object": "chat.completion.chunk", "created": chunk.created, "model": named}
         usage = getattr(chunk, "usage", None) or usage
         choices = []
         for choice in chunk.choices:
@@ -136,7 +139,7 @@ def _delta(choice: Any, *, first: bool) -> dict[str, Any]:
         delta["content"] = said.content
     if getattr(said, "tool_calls", None):
         delta["tool_calls"] = _tool_calls(said.tool_calls, indexed=True)
-    refusal = _refusal_of(said)
+    refusal = refusal_of(said)
     if refusal:
         delta["refusal"] = refusal
     for field in ("reasoning_content", "audio", "function_call"):
@@ -150,9 +153,12 @@ def _delta(choice: Any, *, first: bool) -> dict[str, Any]:
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def messages_whole(reply: Any) -> dict[str, Any]:
-    """A whole message in Anthropic's shape, from the SDK's (a dictionary or a model)."""
+def messages_whole(reply: Any, refusal: str | None) -> dict[str, Any]:
+    """A whole message in Anthropic's shape, from the SDK's (a dictionary or a model), which knows no ``refusal``."""
     said = dict(reply) if isinstance(reply, dict) else reply.model_dump(exclude_none=True)
+    content = [_plain(block) for block in said.get("content", ())]
+    if refusal:
+        content.append({"type": "text", "text": refusal})
     usage = said.get("usage") or {}
     kept = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     return {
@@ -160,8 +166,8 @@ def messages_whole(reply: Any) -> dict[str, Any]:
         "type": "message",
         "role": "assistant",
         "model": said.get("model", ""),
-        "content": [_plain(block) for block in said.get("content", ())],
-        "stop_reason": said.get("stop_reason"),
+        "content": content,
+        "stop_reason": "refusal" if refusal else said.get("stop_reason"),
         "stop_sequence": said.get("stop_sequence"),
         "usage": {name: usage[name] for name in kept if usage.get(name) is not None},
     }
@@ -190,7 +196,17 @@ async def messages_stream(frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def responses_whole(reply: Any) -> dict[str, Any]:
     """A whole response."""
     said: dict[str, Any] = reply.model_dump(mode="json", exclude_none=True)
-    return {"error": None, "incomplete_details": None, **said}
+    return {"error": None, "incomplete_details": None, **_without_details(said)}
+
+
+def _without_details(response: dict[str, Any]) -> dict[str, Any]:
+    """A response without what the SDK adds of its own."""
+    response.pop("provider_specific_fields", None)
+    for name, field in (("input_tokens_details", "cached_tokens"), ("output_tokens_details", "reasoning_tokens")):
+        usage = response.get("usage") or {}
+        if isinstance(details := usage.get(name), dict):
+            usage[name] = {field: details.get(field) or 0}
+    return response
 
 
 async def responses_stream(events: AsyncIterator[Any]) -> AsyncIterator[bytes]:
@@ -198,6 +214,8 @@ async def responses_stream(events: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     number = 0
     async for one in events:
         said: dict[str, Any] = one.model_dump(mode="json", exclude_none=True)
+        if isinstance(response := said.get("response"), dict):
+            _without_details(response)
         said.setdefault("sequence_number", number)
         number += 1
         yield event(said, str(said.get("type", "")))

@@ -54,6 +54,13 @@ HINTS = frozenset(
     }
 )  # fmt: skip
 """Parameters that a provider without them can do without: the answer means the same."""
+_READ_BY_THE_SDK = frozenset(
+    {
+        "messages", "stream", "stream_options", "n", "tools", "tool_choice", "functions", "function_call",
+        "response_format",
+    }
+)  # fmt: skip
+"""Parameters by which the SDK chooses its way; all others it would only check against its table of models."""
 _REQUIRED: dict[Dialect, str] = {
     "chat": "messages",
     "messages": "messages",
@@ -100,7 +107,8 @@ def suit(parameters: dict[str, Any], *, supported: frozenset[str], openai_shaped
 
     ``supported``: OpenAI parameters that the SDK's table gives the model. ``openai_shaped``: the provider takes
     OpenAI's bodies, so that the table is not asked: everything goes as it is. ``exact``: it is OpenAI's own format,
-    so messages too go unchanged (the SDK would turn ``developer`` into ``system`` and drop ``content: null``).
+    so what the SDK need not read goes round it, and messages too go unchanged (it would refuse a ``temperature`` for
+    some models, rename ``max_tokens``, turn ``developer`` into ``system`` and drop ``content: null``).
     """
     arguments = dict(parameters)
     metadata = arguments.pop("metadata", None)  # the SDK's own metadata has the same name
@@ -108,8 +116,11 @@ def suit(parameters: dict[str, Any], *, supported: frozenset[str], openai_shaped
     if openai_shaped:
         if metadata is not None:
             extra["metadata"] = metadata
-        if exact and _would_be_rewritten(parameters.get("messages")):
-            extra["messages"] = parameters["messages"]
+        if exact:
+            for name in arguments.keys() - _READ_BY_THE_SDK:
+                extra[name] = arguments.pop(name)
+            if _would_be_rewritten(parameters.get("messages")):
+                extra["messages"] = parameters["messages"]
         unlisted = sorted(name for name in arguments if name not in supported and name != "messages")
         arguments["allowed_openai_params"] = unlisted
     else:

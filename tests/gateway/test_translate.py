@@ -69,12 +69,23 @@ class Reply:
 
 
 async def ask(
-    provider: Provider, dialect: Dialect, upstream: str, model: str, body: dict[str, Any], **timeouts: float
+    provider: Provider,
+    dialect: Dialect,
+    upstream: str,
+    model: str,
+    body: dict[str, Any],
+    *,
+    into: list[bytes] | None = None,
+    **timeouts: float,
 ) -> Reply:
+    """What the lane answers. ``into`` gets the chunks also when the reply breaks off."""
     exchange = Exchange("x1", dialect, 0.0, 0.0)
     sent = json.dumps({"model": "asked", **body}).encode()
     status, headers, chunks = await lane(provider, **timeouts).send(exchange, sent, target(provider, upstream, model))
-    raw = b"".join([chunk async for chunk in chunks])
+    got = [] if into is None else into
+    async for chunk in chunks:
+        got.append(chunk)
+    raw = b"".join(got)
     return Reply(status, {name.decode(): value.decode() for name, value in headers}, raw)
 
 
@@ -122,7 +133,7 @@ async def test_chat_to_anthropic_streamed(provider: Provider, include_usage: boo
     *chunks, done = reply.events
     assert done == "[DONE]"
     assert len({(c["id"], c["created"], c["model"]) for c in chunks}) == 1
-    assert chunks[0]["model"] == "claude-x"
+    assert chunks[0]["model"] == "claude-real", "the name that the provider gives, as in a whole reply"
     spoken = [c for c in chunks if c["choices"]]
     assert spoken[0]["choices"][0]["delta"]["role"] == "assistant"
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in spoken) == "hello"

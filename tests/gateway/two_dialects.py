@@ -1,7 +1,8 @@
 """A provider on loopback that speaks Anthropic's and OpenAI's formats; the model's name says how it behaves.
 
-``err429`` answers with that status, ``html`` with a page; ``silent`` never answers; ``cut``, ``midway``, ``stalls`` and
-``endless`` misbehave within a stream.
+``err429`` answers with that status, ``html`` with a page; ``silent`` never answers; ``cut``, ``quiet-cut``, ``midway``,
+``stalls``, ``mute`` and ``endless`` misbehave within a stream; ``rich`` sends a refusal and fields that no
+specification knows.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Provider:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.hits.append((request.path, dict(request.headers), body))
-        model = body["model"]
+        model = body["model"].removeprefix("claude-")
         anthropic = request.path.endswith("/messages")
         if model.startswith("err"):
             return self._error(int(model[3:6]), anthropic)
@@ -51,7 +52,8 @@ class Provider:
             return web.json_response(EMBEDDINGS)
         if body.get("stream"):
             return await self._stream(request, model, anthropic)
-        return web.json_response(ANTHROPIC_WHOLE if anthropic else OPENAI_WHOLE, headers={"request-id": "req_3"})
+        whole = ANTHROPIC_WHOLE if anthropic else OPENAI_RICH if model == "rich" else OPENAI_WHOLE
+        return web.json_response(whole, headers={"request-id": "req_3", "x-ratelimit-remaining-requests": "41"})
 
     def _error(self, status: int, anthropic: bool) -> web.Response:
         if anthropic:
@@ -68,6 +70,8 @@ class Provider:
         frames = anthropic_frames() if anthropic else openai_frames()
         try:
             for number, frame in enumerate(frames):
+                if model == "mute":
+                    await asyncio.sleep(30)
                 if number == 4 and model == "endless":
                     while True:
                         await reply.write(frames[3])
@@ -78,6 +82,8 @@ class Provider:
                     assert request.transport is not None
                     request.transport.close()
                     return reply
+                if number == 4 and model == "quiet-cut":
+                    return reply  # an end in order, before the provider said why
                 if number == 4 and model == "midway":
                     error = {"type": "overloaded_error", "message": "Overloaded midway."}
                     await reply.write(sse({"type": "error", "error": error}, "error" if anthropic else ""))
@@ -106,6 +112,14 @@ OPENAI_WHOLE = {
         {"index": 0, "message": {"role": "assistant", "content": "hello", "refusal": None}, "finish_reason": "stop"}
     ],
     "usage": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14},
+}  # fmt: skip
+
+OPENAI_RICH = {
+    **OPENAI_WHOLE, "vendor_field": 1,
+    "choices": [{
+        "index": 0, "finish_reason": "stop",
+        "message": {"role": "assistant", "content": None, "refusal": "I will not.", "vendor_note": "x"},
+    }],
 }  # fmt: skip
 
 
