@@ -114,7 +114,7 @@ class AnalyseAndRewrite:
         if not shown:
             return None
         question = prompts.analyse_user(system_prompt=node.system, user_prompt=node.user, examples=shown)
-        analysis = await self._tagged(question, draw)
+        analysis = await self._analysed(question, draw)
         if analysis is None:
             return None
         rewrite = prompts.rewrite_user(
@@ -129,10 +129,13 @@ class AnalyseAndRewrite:
         shown = [example for group in groups for example in group]
         if not shown:
             return None
-        analysis = await self._tagged(prompts.analyse_system(system_prompt=pool[0], examples=shown), draw)
+        analysis = await self._analysed(prompts.analyse_system(system_prompt=pool[0], examples=shown), draw)
         if analysis is None:
             return None
         return await self._tagged(prompts.rewrite_system(system_prompt=pool[0], analysis=analysis), draw)
+
+    async def _analysed(self, question: Ask, draw: int) -> str | None:
+        return await put(self.evaluation, question, lambda reply: replies.analysed(reply, question.tag), n=draw)
 
     async def _tagged(self, question: Ask, draw: int) -> str | None:
         return await put(self.evaluation, question, lambda reply: replies.tagged(reply, question.tag), n=draw)

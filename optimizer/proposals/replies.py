@@ -34,6 +34,23 @@ def tagged(reply: str, tag: str) -> str:
     return text
 
 
+def analysed(reply: str, tag: str) -> str:
+    """The analysis of a reply: what stands in ``<tag>``, from an unclosed ``<tag>`` to the end, else the whole reply.
+
+    An analysis only informs the writer, so that a form which small models rarely keep costs no candidate; the published
+    code goes on as well, but with a sentence that says "format wrong" in the analysis's place. Raises :class:`Unparsed`
+    for an empty one.
+    """
+    try:
+        return tagged(reply, tag)
+    except Unparsed:
+        opened = re.split(rf"<{tag}>", reply, maxsplit=1, flags=re.IGNORECASE)[-1]
+        text = re.sub(rf"</?{tag}>", "", opened, flags=re.IGNORECASE).strip()
+        if not text:
+            raise
+        return text
+
+
 def one_object(reply: str) -> dict[str, Any]:
     """The one JSON object of a reply: the whole reply, or its only fenced block."""
     fenced = _FENCED.findall(reply)

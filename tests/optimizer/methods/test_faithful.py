@@ -96,7 +96,7 @@ async def test_an_unreadable_reply_never_becomes_a_prompt(tmp_path: Path) -> Non
     sizes = LoopSizes(iterations=1, train_size=10, test_size=10)
     spec = spec_of(tmp_path, (task(),), faithful=True, sizes=sizes)
     result, base, _ = await run(spec, optimizer=lambda _: "I would rather talk about something else.")
-    assert result.ledger.rejects == {"analyse_system: unreadable": 9, "analyse_user: unreadable": 3}
+    assert result.ledger.rejects == {"rewrite_system: unreadable": 9, "rewrite_user: unreadable": 3}
     assert {dict(r.messages)["system"] for r in base.requests} == {spec.seed_prompt}
 
 

@@ -21,7 +21,7 @@ from optimizer.proposals.components import (
 )
 from optimizer.proposals.edits import Bandit, Edit, distinct, merged, single_edits, varied
 from optimizer.proposals.prompts import Hypothesis, fence
-from optimizer.proposals.replies import Unparsed, findings, hypotheses, one_object, tagged, text_field, user_prompt
+from optimizer.proposals.replies import Unparsed, analysed, findings, hypotheses, one_object, tagged, text_field, user_prompt
 from optimizer.records import JudgeSpec
 from tests.optimizer.scripted import task
 
@@ -118,6 +118,24 @@ def test_a_tag_must_be_complete_and_filled() -> None:
     for reply in ("", "<analysis>open", "<analysis> </analysis>", "analysis"):
         with pytest.raises(Unparsed):
             tagged(reply, "analysis")
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("so <analysis> it is </analysis> <analysis>no</analysis>", "it is"),
+        ("well: <Analysis>\nit has no labels", "it has no labels"),
+        ("It has no labels.", "It has no labels."),
+    ],
+)
+def test_an_analysis_is_read_without_its_tags_too(reply: str, read: str) -> None:
+    assert analysed(reply, "analysis") == read
+
+
+@pytest.mark.parametrize("reply", ["", "  ", "<analysis> </analysis>  <analysis>"])
+def test_an_empty_analysis_is_none(reply: str) -> None:
+    with pytest.raises(Unparsed):
+        analysed(reply, "analysis")
 
 
 def test_an_object_is_the_whole_reply_or_its_only_fence() -> None:
