@@ -189,7 +189,7 @@ class Worker:
         self.keys.load(snapshot)
         self.sampler.load(snapshot)
         self.metrics.load(snapshot)
-        self.pipeline.serving = Serving(snapshot, self.settings.gateway.cache_breakpoint)
+        self.pipeline.serving = Serving(snapshot, self.settings.gateway.cache_breakpoint, self.pipeline.serving)
 
     def reload(self, settings: Settings) -> None:
         """New settings for requests that begin from now on; address, workers and storage stay as they were."""

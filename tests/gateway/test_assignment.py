@@ -38,6 +38,21 @@ def test_the_fraction_is_the_documented_hash() -> None:
     assert fraction(b"salt", "key", "unit") == int.from_bytes(digest[:8], "big") / 2**64
 
 
+def test_only_what_changed_is_compiled_anew() -> None:
+    parent = view("global", {1: "old"}, {"stable": 1})
+    child, other = view("child", parent="global"), view("other", {1: "mine"}, {"stable": 1})
+    domains = {"global": parent, "child": child, "other": other}
+    first = Serving(Snapshot(epoch=1, taken_at=0, domains=domains), None)
+    moved = {**domains, "global": view("global", {2: "new"}, {"stable": 2})}
+    second = Serving(Snapshot(epoch=2, taken_at=0, domains=moved), None, first)
+    assert second.plans["other"] is first.plans["other"]
+    assert second.plans["child"] is not first.plans["child"]  # its parent serves it
+    prompt = second.plans["child"].choose("k", "u").prompt
+    assert prompt is not None and prompt.number == 2
+    third = Serving(Snapshot(epoch=2, taken_at=0, domains=moved), 100, second)
+    assert third.plans["other"] is not second.plans["other"]
+
+
 def test_candidate_and_control_have_equal_shares() -> None:
     counts = Counter(arms(plan_of(canary=2, share=0.1, experiment="e1")).values())
     assert abs(counts["canary"] - 400) < 80
