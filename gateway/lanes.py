@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import msgspec
 
@@ -96,7 +96,8 @@ class Lanes:
                 return opened(await sent)
             await in_task()  # LiteLLM's clients need one
             with _reminding(asked.on_quiet, quiet):
-                return TranslatedReply(*await self._translator().send(exchange, b"".join(body), target))
+                status, headers, chunks = await self._translator().send(exchange, b"".join(body), target)
+            return TranslatedReply(status, headers, _reminded(chunks, asked.on_quiet, quiet))
         except UpstreamFailed as failure:
             return failure
         except BaseException:
@@ -128,6 +129,21 @@ def _reminding(on_quiet: Callable[[], None] | None, every: float) -> Iterator[No
         yield
     finally:
         reminder.cancel()
+
+
+async def _reminded(
+    chunks: AsyncIterator[bytes], on_quiet: Callable[[], None] | None, every: float
+) -> AsyncGenerator[bytes, None]:
+    """The chunks; until the first one comes, `_reminding`."""
+    try:
+        with _reminding(on_quiet, every):
+            first = await anext(chunks, b"")
+        yield first
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        if (aclose := getattr(chunks, "aclose", None)) is not None:
+            await aclose()
 
 
 def retry_after(reply: Reply) -> float:

@@ -21,6 +21,8 @@ WHOLE = 4 * 2**20
 pieces."""
 TAIL = 4096
 """Last bytes of a stream that are kept: how it ended, and its usage."""
+MOST_RECENT = 32
+"""Ends of pieces that are held before they are joined to one tail."""
 LONGEST_EVENT = 256 * 1024
 """An event that is longer than this is passed on in pieces."""
 
@@ -39,9 +41,14 @@ _ENDED = {
     "chat": re.compile(rb'data: ?\[DONE\]|"finish_reason": ?"'),
     "completions": re.compile(rb'data: ?\[DONE\]|"finish_reason": ?"'),
     "responses": re.compile(rb'response\.(completed|failed|incomplete)"|data: ?\[DONE\]'),
-    "messages": re.compile(rb'"message_stop"|event: ?error'),
+    "messages": re.compile(rb'"message_stop"'),
 }
 """How a whole stream ends in each dialect."""
+_GAVE_UP = re.compile(
+    rb'^event: ?(?:error|response\.failed)|^data: ?\{"(?:error": ?[{"]|type": ?"(?:error|response\.failed)")',
+    re.MULTILINE,
+)
+"""How an upstream says inside a stream that it failed: passed on as it is, and no good example."""
 
 
 def kept(headers: Headers) -> ReplyHeaders:
@@ -57,7 +64,9 @@ def is_event_stream(headers: Headers) -> bool:
 async def relay_whole(asked: Asked, reply: Reply, clock: Callable[[], float], max_copy: int) -> None:
     """Pass on a reply that is no stream. Raises UpstreamFailed while nothing was sent yet."""
     exchange, caller, ours = asked.exchange, asked.caller, asked.ours
-    body = await reply.next()
+    body = reply.arrived()
+    if body is None:
+        body = await reply.next()
     if body:
         exchange.first_byte_at = clock()
     pieces = [body]
@@ -105,7 +114,7 @@ async def relay_stream(asked: Asked, reply: Reply, clock: Callable[[], float], m
     copy = exchange.reply
     events = Events()
     hidden = UsageChunk() if asked.hide_usage else None
-    tail = b""
+    recent: list[bytes] = []
     size = 0
     try:
         while piece := await reply.next():
@@ -116,18 +125,18 @@ async def relay_stream(asked: Asked, reply: Reply, clock: Callable[[], float], m
                 continue
             if not size:
                 exchange.first_byte_at = clock()
-                if not caller.started:
-                    await caller.start(reply.status, stream_headers(reply.headers, asked.ours))
+                await _begin(asked, reply)
             if size < max_copy:
                 copy.append(piece)
             size += len(piece)
-            tail = piece[-TAIL:] if len(piece) >= TAIL else (tail + piece)[-TAIL:]
+            recent.append(piece[-TAIL:])
+            if len(recent) > MOST_RECENT:
+                recent = [_tail(recent)]
             await caller.write(piece)
-        tail = (tail + events.held)[-TAIL:]
-        if (ended := _ENDED.get(exchange.dialect)) is not None and ended.search(tail) is None:
-            raise UpstreamBroken("The upstream ended the stream too early.", started=True)
-        if not caller.started:
-            await caller.start(reply.status, stream_headers(reply.headers, asked.ours))
+        recent.append(events.held)
+        tail = _tail(recent)
+        _check_end(exchange, tail)
+        await _begin(asked, reply)
         if events.held:
             await caller.write(events.held)
         await caller.finish()
@@ -138,9 +147,28 @@ async def relay_stream(asked: Asked, reply: Reply, clock: Callable[[], float], m
         await say_failure(exchange.dialect, caller, failure)
     finally:
         exchange.reply_size = size + len(events.held)
-        exchange.reply_tail = tail
+        exchange.reply_tail = tail = _tail(recent)
         told = hidden.usage if hidden is not None else None
         exchange.usage = told or usage_of_stream(copy[0] if copy else b"", tail)
+
+
+async def _begin(asked: Asked, reply: Reply) -> None:
+    """Send the head of a stream, unless a comment has."""
+    if not asked.caller.started:
+        await asked.caller.start(reply.status, stream_headers(reply.headers, asked.ours))
+
+
+def _tail(pieces: list[bytes]) -> bytes:
+    return b"".join(pieces)[-TAIL:]
+
+
+def _check_end(exchange: Exchange, tail: bytes) -> None:
+    """Whether a stream that has ended is whole. Raises UpstreamBroken; not where the upstream said itself that it
+    failed."""
+    if _GAVE_UP.search(tail) is not None:
+        exchange.ending = "cut"
+    elif (ended := _ENDED.get(exchange.dialect)) is not None and ended.search(tail) is None:
+        raise UpstreamBroken("The upstream ended the stream too early.", started=True)
 
 
 class Events:
