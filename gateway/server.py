@@ -127,6 +127,10 @@ def serve(settings: Settings, workers: int | None = None, *, reload: Reload | No
     RegistryError."""
     count = workers or settings.gateway.workers
     set_up_logging(settings)
+    if settings.gateway.otel:
+        from gateway.telemetry import check_installed
+
+        check_installed()  # once and in a sentence, before each worker fails on its own
     home = settings.home.expanduser()
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -182,10 +186,15 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
     return listeners
 
 
+def on_data_plane(settings: Settings) -> str | None:
+    """The address with the rights of the data plane alone, where this gateway has no control plane and such a user."""
+    return settings.redis_url_data_plane if not settings.gateway.control_plane else None
+
+
 def storage(settings: Settings, home: Path) -> tuple[str | None, Callable[[], None]]:
     """The registry's address: configured, or of the embedded server of this home (started here when none runs)."""
-    if settings.redis_url:
-        return settings.redis_url_data_plane if not settings.gateway.control_plane else settings.redis_url, lambda: None
+    if (address := on_data_plane(settings) or settings.redis_url) is not None:
+        return address, lambda: None
     from registry import EmbeddedRedis, running_url
 
     if (url := running_url(home)) is not None:

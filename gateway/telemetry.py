@@ -9,6 +9,7 @@ used; else OTLP over HTTP, set up by the usual ``OTEL_...`` variables.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import StartFailed
@@ -22,6 +23,16 @@ MISSING = (
     "gateway.otel is set, but OpenTelemetry is not installed: run"
     " `pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http`, or set gateway.otel to false."
 )
+
+
+def check_installed() -> None:
+    """Raise `StartFailed` when the packages are not here. Starts nothing, so that workers may be forked afterwards."""
+    try:
+        found = all(map(find_spec, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")))
+    except ImportError as error:
+        raise StartFailed(MISSING) from error
+    if not found:
+        raise StartFailed(MISSING)
 
 
 def tracer(service: str = "metaspo-gateway") -> Tracer:
