@@ -58,9 +58,9 @@ class KeyRing:
         return key.revoked_at is None and (key.expires_at is None or key.expires_at > self._clock())
 
     def caller(self, token: bytes) -> KeyRecord | None:
-        """The live caller key: may use the data plane, and nothing else."""
+        """The live key that may use the data plane: a caller's, and one that the config file opens both planes to."""
         key = self.find(token)
-        return key if key is not None and key.role == "caller" else None
+        return key if key is not None and (key.role == "caller" or key.both_planes) else None
 
     def operator(self, token: bytes) -> KeyRecord | None:
         """The live operator or viewer key: may use the control plane; a viewer only reads."""

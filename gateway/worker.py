@@ -360,6 +360,7 @@ def bootstrap(settings: Settings, now: float) -> Snapshot:
                 tokens_per_minute=key.tokens_per_minute,
                 parallel=key.parallel,
                 usd_per_day=key.usd_per_day,
+                both_planes=key.both_planes,
                 from_file=True,
             )
     domains = {

@@ -197,6 +197,8 @@ class KeyRecord(Record, frozen=True, kw_only=True):
     tokens_per_minute: int | None = None
     parallel: int | None = None
     usd_per_day: float | None = None
+    both_planes: bool = False
+    """An operator's key that may call models, too, as LiteLLM's master key may."""
     from_file: bool = False
 
 

@@ -147,6 +147,7 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
                     tokens_per_minute=key.tokens_per_minute,
                     parallel=key.parallel,
                     usd_per_day=key.usd_per_day,
+                    both_planes=key.both_planes,
                     from_file=True,
                 )
         for record in wanted.values():
