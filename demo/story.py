@@ -200,8 +200,8 @@ def bring_to_traffic(telling: Telling, run: Json) -> None:
         if telling.operator.deployment()["stable"] != run["version"]:
             canary(telling, run["version"])
     else:
-        telling.show.step("The gate did not pass: the operator rehearses promotion and rollback")
-        telling.show.fact(run.get("reason") or "The run says no reason.")
+        asked = "did not pass" if gate else "was not asked"
+        telling.show.step(f"The gate {asked}: the operator rehearses promotion and rollback")
         found = (run.get("result") or {}).get("winner")
         text = found if found and found != FIRST_PROMPT else REHEARSAL_PROMPT
         number = telling.operator.add_version(text, "to rehearse with")
@@ -301,7 +301,7 @@ def conclude(telling: Telling, run: Json) -> Json:
         "notes": result.get("notes", []),
         "cuts": summary.cuts(telling.sizes, telling.models, gate),
         "console": f"{telling.house.url}/console",
-        "reopen": f"metaspo --config {telling.folder / 'metaspo.yaml'} up",
+        "reopen": f"{summary.command()} --config {telling.folder / 'metaspo.yaml'} up",
         "file": str(telling.folder / "summary.json"),
     }
     summary.write(final, telling.folder)

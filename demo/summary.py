@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ def constant_baseline(result: Mapping[str, Any], sources: Sequence[str], unseen:
         "unseen": by_task.get(unseen),
         "tasks": by_task,
     }
+
+
+def command() -> str:
+    """How this program is called again: by name where it is on the PATH, else by the path it was called by."""
+    called = Path(sys.argv[0])
+    return "metaspo" if called.name != "metaspo" or shutil.which("metaspo") else str(called)
 
 
 def write(summary: Json, folder: Path) -> Path:
@@ -105,7 +113,7 @@ def _promotion(summary: Json) -> str:
     seen = summary["promoted_seen_after_ms"]
     how = {
         "operator": "by the operator, after the gate and a canary (a domain's first promotion is always a person's)",
-        "operator_rehearsal": "as a REHEARSAL by the operator, since the gate did not pass; taken back",
+        "operator_rehearsal": "as a REHEARSAL by the operator, since no gate was passed; taken back",
     }[summary["promoted_by"]]
     return f"{how}; every worker served it after {seen:.0f} ms"
 
