@@ -257,9 +257,14 @@ class Worker:
 
         while self._registry is None:
             try:
-                registry = await Registry.from_settings(self.settings, url, signer=self._signer(), clock=self.clock)
-                if self.number == 0:
+                # A user of the data plane can write neither schema nor domains: whoever has the control plane does.
+                controls = url != self.settings.redis_url_data_plane
+                registry = await Registry.from_settings(
+                    self.settings, url, signer=self._signer(), clock=self.clock, migrated=controls
+                )
+                if self.number == 0 and controls:
                     await self._sync(registry)
+                self._synced = True
                 secret = await registry.secret(FLEET_SECRET)
                 self.ids = self._signed_ids(secret)
                 self._keep_secret(secret)

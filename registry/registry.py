@@ -79,6 +79,7 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
         *,
         signer: Signer | None = None,
         clock: Callable[[], float] = time.time,
+        migrated: bool = True,
     ) -> Self:
         """Connect as the settings say; ``url`` stands for ``redis_url`` (an embedded server's address)."""
         return await cls.connect(
@@ -88,6 +89,7 @@ class Registry(KeyStore, OutcomeStore, DatasetStore, RunStore, LeaseStore, Trigg
             retention=settings.retention,
             confirm_replicas=settings.confirm_replicas,
             clock=clock,
+            migrated=migrated,
         )
 
     async def close(self) -> None:
