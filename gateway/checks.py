@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import socket
+from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from gateway.errors import UpstreamFailed
@@ -15,7 +18,7 @@ from registry import Finding, Settings
 async def check(settings: Settings) -> list[Finding]:
     """Findings about address, keys and upstreams. Sends no prompt: upstreams are only asked for their list of
     models."""
-    findings = [_address(settings), _keys(settings)]
+    findings = [await asyncio.to_thread(_address, settings), _keys(settings)]
     house = house_of(settings)
     if not house.upstreams:
         findings.append(
@@ -35,21 +38,35 @@ async def check(settings: Settings) -> list[Finding]:
 
 
 def _address(settings: Settings) -> Finding:
-    name = "gateway address"
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        probe.settimeout(1.0)
+    name, host = "gateway address", settings.host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host.strip("[]"), settings.port))
+            probe.bind((host, settings.port))
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and _is_ours(host, settings.port):
+                return Finding(name=name, ok=True, message=f"a gateway serves at {settings.listen}")
             reason = (error.strerror or str(error)).lower()
             return Finding(
                 name=name,
                 ok=False,
                 message=f"{settings.listen} cannot be used: {reason}",
-                mend="this is fine when the gateway is running; else set `listen` to a free address",
+                mend="stop what uses it, or choose another with `listen` or METASPO_LISTEN",
             )
     return Finding(name=name, ok=True, message=f"{settings.listen} is free")
+
+
+def _is_ours(host: str, port: int) -> bool:
+    """Whether what listens there answers as a gateway of this house, ready or not."""
+    asked = HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=2)  # noqa: S104
+    try:
+        asked.request("GET", "/readyz")
+        told = json.loads(asked.getresponse().read(65_536))
+    except (OSError, HTTPException, ValueError):
+        return False
+    finally:
+        asked.close()
+    return isinstance(told, dict) and "registry" in told
 
 
 def _keys(settings: Settings) -> Finding:

@@ -140,6 +140,15 @@ def test_a_taken_port(metaspo: Start, config, tmp_path: Path) -> None:
         refused(metaspo("--config", written(config, tmp_path), "up"), code=1, says=says)
 
 
+def test_doctor_names_an_address_that_something_else_has(metaspo: Start, config, tmp_path: Path, upstream: str) -> None:
+    config["listen"] = upstream.removeprefix("http://").removesuffix("/v1")
+    doctor = metaspo("--config", written(config, tmp_path), "doctor", "--json")
+    assert doctor.process.wait(60) == 1
+    findings, _ = json.JSONDecoder().raw_decode(doctor.text[doctor.text.index("[") :])
+    address = next(finding for finding in findings if finding["name"] == "gateway address")
+    assert not address["ok"] and address["mend"].startswith("stop what uses it")
+
+
 def test_an_address_that_is_not_redis(metaspo: Start, config, tmp_path: Path) -> None:
     config["redis_url"] = "http://localhost:6379"
     says = "'http://localhost:6379' is not an address of Redis, like redis://host:6379/0"
@@ -312,6 +321,8 @@ def test_an_upstream_that_is_down_is_an_error_of_its_dialect_and_a_finding_of_do
         assert doctor.process.wait(60) == 1
         assert "Traceback" not in doctor.text
         findings, _ = json.JSONDecoder().raw_decode(doctor.text[doctor.text.index("[") :])
+        address = next(finding for finding in findings if finding["name"] == "gateway address")
+        assert address["ok"] and "a gateway serves at" in address["message"], "the house is up"
         wrong = [finding for finding in findings if not finding["ok"]]
         assert any("gone" in finding["name"] + finding["message"] for finding in wrong)
         assert all(finding["mend"] for finding in wrong)
