@@ -2,6 +2,7 @@
 
     python benchmarks/optimizer_search.py worlds --worlds 60        # same gain for a quarter of the calls?
     python benchmarks/optimizer_search.py null --worlds 200         # phantom gain where no prompt matters
+    python benchmarks/optimizer_search.py headroom --worlds 200     # the check before a search: right how often
     python benchmarks/optimizer_search.py told --out FILE ...       # the summary of the runs in these files, no new one
 
 Every run is one line in ``--out`` and is not made again; the summary is printed as JSON. Worlds prove code, not
@@ -18,15 +19,30 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from optimizer.records import Budget, LedgerRow, LoopSizes, Models, ModelSpec, SearchResult, SearchSpec
+from optimizer.proposals.components import corpus_for
+from optimizer.records import (
+    SLOT,
+    Budget,
+    LedgerRow,
+    LoopSizes,
+    Models,
+    ModelSpec,
+    Request,
+    Rollout,
+    SearchResult,
+    SearchSpec,
+)
 from optimizer.search import search
+from optimizer.steps.headroom import CELLS, ask, diverse
+from optimizer.steps.racing import Cell, course
 from optimizer.worlds.world import SEED_PROMPT, World, WorldBackend, WorldSettings, world_tasks
 
 TRAINING_CALLS = 18_200
@@ -37,7 +53,9 @@ WORLDS: dict[str, WorldSettings] = {
     "q=0": WorldSettings(tasks=4, q=0.0),
     "q=0.05": WorldSettings(tasks=4, q=0.05),
     "q=0.1": WorldSettings(tasks=4, q=0.1),
+    "q=0.2": WorldSettings(tasks=4, q=0.2),
     "q=0.3": WorldSettings(tasks=4, q=0.3),
+    "q=0.5": WorldSettings(tasks=4, q=0.5),
     "q=0.3, no false findings": WorldSettings(tasks=4, q=0.3, fp=0.0),
     "q=0.1, one task conflicts": WorldSettings(tasks=4, q=0.1, conflict=True),
 }
@@ -46,7 +64,7 @@ METHODS = ("metaspo", "faithful", "components")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=("worlds", "null", "told"))
+    parser.add_argument("part", choices=("worlds", "null", "headroom", "told"))
     parser.add_argument("--worlds", type=int, default=60, help="how many worlds of each kind")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="which methods")
     parser.add_argument("--kinds", nargs="*", default=list(WORLDS), help="which kinds of world")
@@ -55,6 +73,8 @@ def main() -> int:
     done = Done(chosen.out[0])
     if chosen.part == "told":
         summary = told(chosen.out)
+    elif chosen.part == "headroom":
+        summary = headroom(done, chosen.worlds)
     elif chosen.part == "worlds":
         summary = worlds(done, chosen.kinds, chosen.methods, chosen.worlds)
     else:
@@ -117,7 +137,10 @@ def told(files: list[Path]) -> dict[str, Any]:
     """The summary of all runs in ``files``, however far each kind has come."""
     rows = {key: row for file in files for key, row in Done(file).rows.items()}
     kinds: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    checks = max((int(key.rpartition("|")[2]) for key in rows if key.startswith("headroom|")), default=0)
     for key, row in rows.items():
+        if key.startswith("headroom|"):
+            continue
         part, *kind, method, seed = key.split("|")
         kinds.setdefault(kind[0] if part == "world" else "no prompt matters", {}).setdefault(method, {})[int(seed)] = (
             row
@@ -128,6 +151,10 @@ def told(files: list[Path]) -> dict[str, Any]:
         summary["no prompt matters"] = {
             method: _phantom(method, list(some.values())) for method, some in null_runs.items()
         }
+    if checks:
+        made = Done(files[0])
+        made.rows = rows
+        summary["headroom check"] = headroom(made, checks)
     return summary
 
 
@@ -232,6 +259,55 @@ def _phantom(method: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "no_headroom": sum("No headroom" in row["reason"] for row in rows),
         "training_calls": round(statistics.mean(row["training_paid"] for row in rows)),
     }
+
+
+# --- is there anything to gain? --------------------------------------------------------------------------------------
+
+
+HEADROOM_WORLDS: dict[str, WorldSettings] = {
+    "no prompt matters": WorldSettings(tasks=4, null=True),
+    "sentences worth half": WorldSettings(tasks=4, strength=0.35),
+    "as in the other worlds": WorldSettings(tasks=4),
+}
+
+
+def headroom(done: Done, count: int) -> dict[str, Any]:
+    """What the check that comes before a search says in worlds with and without an effect, and for how many answers."""
+    summary: dict[str, Any] = {}
+    for name, kind in HEADROOM_WORLDS.items():
+        rows = [
+            done.get(f"headroom|{name}|check|{seed}", lambda k=kind, s=seed: _checked(k, s))
+            for seed in range(1, count + 1)
+        ]
+        outcomes = Counter(row["outcome"] for row in rows)
+        summary[name] = {
+            "worlds": count,
+            "says there is none": outcomes["none"],
+            "sees it": outcomes["seen"],
+            "leaves it open": outcomes["open"],
+            "answers": round(statistics.mean(row["answers"] for row in rows)),
+            "most answers": max(row["answers"] for row in rows),
+        }
+    return summary
+
+
+def _checked(kind: WorldSettings, seed: int) -> dict[str, Any]:
+    world = replace(kind, seed=seed)
+    backend = WorldBackend(World(world))
+    tasks = tuple(task for task in world_tasks(world) if task.role == "source")
+    cells = course(tasks, {task.name: (task.user_prompt,) for task in tasks}, start=0, seed=seed, length=2 * CELLS)
+
+    async def respond(prompt: str, block: Sequence[Cell]) -> list[Rollout]:
+        found = []
+        for cell in block:
+            user = cell.user_prompt.replace(SLOT, cell.example.question)
+            answer = backend.answer(Request(role="base", messages=(("system", prompt), ("user", user))))
+            score = float(answer == cell.example.answers[0])
+            found.append(Rollout(example_id=cell.example.id, text=answer, score=score))
+        return found
+
+    found = asyncio.run(ask(respond, diverse(SEED_PROMPT, corpus_for(tasks), seed), cells, CELLS))
+    return {"outcome": found.outcome, "answers": found.answers}
 
 
 if __name__ == "__main__":

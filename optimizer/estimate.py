@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from optimizer.methods.baselines import NAMES
 from optimizer.models import price_of
 from optimizer.records import Example, ModelRole, Record, SearchSpec, SearchTask
+from optimizer.steps.headroom import most_calls
 from optimizer.steps.plan import plan_for
 
 _CHARACTERS_PER_TOKEN = 4.0
@@ -76,9 +77,12 @@ def estimate(spec: SearchSpec) -> Estimate:
     else:
         optimizer = round(plan.search_calls * 0.04) if spec.models.optimizer is not None else 0
         base = plan.calls - optimizer
-        first = plan.reflect_per_task * len(spec.sources) + sum(rung.cells * rung.keep for rung in plan.first_rungs)
+        first = plan.reflect_per_task * len(spec.sources)
         low_base = float(min(base, first))
-        notes.append("The low end is a run that stops after its headroom check; the high end is the budget.")
+        if spec.method == "metaspo":
+            asked = f"Up to {most_calls(plan.headroom_cells)} base calls ask whether prompts matter here at all."
+            notes.append(f"{asked} The low end is a run whose start prompt is right everywhere.")
+        notes.append("The high end is the budget.")
     judged = _judged_share(spec.sources)
     judge = round(base * judged) if exact else round(base * judged / (1 + judged))
     base = base if exact else base - judge

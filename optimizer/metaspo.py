@@ -22,9 +22,9 @@ from optimizer.methods.found import Found
 from optimizer.proposals.components import corpus_for
 from optimizer.proposals.editor import ComponentEditor
 from optimizer.proposals.failures import Failures, collect
-from optimizer.proposals.proposal import History, Parent, Proposal, Proposer, SystemAsk, combined
-from optimizer.records import Candidate, Generation, Rollout, SearchSpec, SearchTask
-from optimizer.steps import inner, preflight
+from optimizer.proposals.proposal import History, Parent, Proposal, Proposer, SystemAsk, combinations
+from optimizer.records import Generation, Rollout, SearchSpec, SearchTask
+from optimizer.steps import headroom, inner, preflight
 from optimizer.steps.archive import Archive
 from optimizer.steps.inner import UserPrompts
 from optimizer.steps.plan import Plan, cost_of_rollout
@@ -40,14 +40,12 @@ from optimizer.steps.racing import (
     full_course,
     price,
     race,
+    raced,
 )
 from optimizer.waves import together
 
-CANDIDATE_NAME = "g{generation}.{number}"
 WINDOWS = 3
 """How far the reflect window is widened while nothing fails, in windows."""
-PROBE = 160
-"""Fresh cells on which the best must lead the incumbent before a search without visible headroom goes on."""
 
 
 @dataclass
@@ -64,12 +62,14 @@ class Search:
     user_prompts: UserPrompts
     history: History = field(default_factory=History)
     generations: list[Generation] = field(default_factory=list)
-    tables: list[preflight.Table] = field(default_factory=list)
-    """Scores of every race's entrants on its first block: the evidence for or against headroom."""
+    tables: list[headroom.Table] = field(default_factory=list)
+    """Scores of very different prompts, then of every race's entrants on its first block: is there headroom?"""
     lead: Difference = NO_DIFFERENCE
     """How far the best is ahead of the incumbent, step by step from one best to the next."""
     headroom: bool = False
-    """The best was ahead on fresh cells: prompts matter here, and nobody asks again."""
+    """Prompts were seen to matter here, or the operator said so: nobody asks again."""
+    idle: bool = False
+    """The search ended before it asked the optimizer for anything."""
     helped: list[tuple[float, str]] = field(default_factory=list)
     """Changes of the last race that scored above their parent, with the gain."""
 
@@ -94,23 +94,17 @@ async def metaspo(spec: SearchSpec, evaluation: Evaluation, proposer: Proposer, 
         await preflight.judge_sanity(evaluation, spec.sources)
         for number in range(1, plan.generations + 1):
             parents = await _parents_with_failures(search, number)
-            if not any(parent.shares for parent in parents) and await _perfect(search):
-                reason = "Nothing left to mend: the best prompt answers every example of the search rightly."
+            if nothing_to_gain := await _nothing_to_gain(search, parents, number):
+                reason = nothing_to_gain
                 break
+            held, seed = search.user_prompts, spec.seed
             await inner.improve(
-                evaluation,
-                proposer,
-                search.admission,
-                plan,
-                parents[0],
-                search.user_prompts,
-                generation=number,
-                seed=spec.seed,
+                evaluation, proposer, search.admission, plan, parents[0], held, generation=number, seed=seed
             )
             proposals = await _proposals(search, parents, number)
             outcome = await _race(search, proposals, number)
             _learn(search, proposals, outcome, number)
-            no_headroom = "" if search.headroom else preflight.no_headroom(search.tables, search.lead)
+            no_headroom = "" if search.headroom else headroom.no_headroom(search.tables, search.lead)
             if no_headroom and not await _ahead_after_all(search, number):
                 reason = no_headroom  # the holdout is paid for anyway and has the last word on the best so far
                 break
@@ -185,6 +179,17 @@ async def _with_failures(search: Search, prompt: str, number: int) -> Parent:
     return Parent(prompt, tuple(await together(of_task(task) for task in search.spec.sources)))
 
 
+async def _nothing_to_gain(search: Search, parents: Sequence[Parent], number: int) -> str:
+    """The reason to end, or empty: all is right already, or, asked once and first, prompts make no difference here."""
+    reason = ""
+    if not any(parent.shares for parent in parents) and await _perfect(search):
+        reason = "Nothing left to mend: the best prompt answers every example of the search rightly."
+    elif number == 1:
+        reason = await _no_headroom_at_all(search, parents[0])
+    search.idle = number == 1 and bool(reason)
+    return reason
+
+
 async def _perfect(search: Search) -> bool:
     """Whether the best prompt is right on the select split too: all it was raced on, or the first race's cells."""
     best = search.archive.best
@@ -193,6 +198,25 @@ async def _perfect(search: Search) -> bool:
         cells = course(search.spec.sources, search.user_prompts.racing(), start=0, seed=search.spec.seed, length=size)
         search.board.put(best, cells, await search.respond(best, cells))
     return search.board.mean(best)[0] >= 1.0
+
+
+async def _no_headroom_at_all(search: Search, first: Parent) -> str:
+    """The reason to end before the optimizer is asked for anything, or empty: very different prompts, on the examples
+    that the first race will ask too."""
+    bound, sources, seed = search.plan.headroom_cells, search.spec.sources, search.spec.seed
+    search.headroom = search.spec.options.get("headroom_cells") == 0
+    form = sum(failures.counts["format"] for failures in first.failures)
+    if not bound or form >= headroom.FORM * sum(failures.asked for failures in first.failures):
+        return ""
+    before = search.evaluation.ledger.calls
+    prompts = headroom.diverse(search.incumbent, corpus_for(sources), seed)
+    cells = course(sources, search.user_prompts.racing(), start=0, seed=seed, length=bound + bound // 2)
+    found = await headroom.ask(search.respond, prompts, cells, bound)
+    calls = search.evaluation.ledger.calls - before
+    search.evaluation.asked_for_headroom(calls)
+    search.evaluation.event("headroom", found.text, generation=0, ahead=found.outcome == "seen", calls=calls)
+    search.tables += found.tables[:1]
+    return found.text if found.outcome == "none" else ""
 
 
 async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> list[Proposal]:
@@ -209,7 +233,7 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
         editor = ComponentEditor(corpus_for(search.spec.sources), seed=search.spec.seed + 1)
         fixed = SystemAsk(parents=ask.parents[:1], count=plan.diverse, history=search.history, generation=0)
         proposed += await editor.system_prompts(fixed)
-    proposed += _combinations(search)
+    proposed += combinations(search.archive.best, search.helped)
     admitted = [proposal for proposal in proposed if search.admission.system_prompt(proposal.prompt)]
     refused = len(proposed) - len(admitted)
     text = f"generation {number}: {len(admitted)} candidates" + (f", {refused} refused unseen" if refused else "")
@@ -217,15 +241,6 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
         "candidates", text, generation=number, refused=search.admission.refused[-refused:] if refused else []
     )
     return admitted
-
-
-def _combinations(search: Search) -> list[Proposal]:
-    """The best prompt with the changes that helped in the last race and are not in it: the two best, and all of
-    them."""
-    helped = [change for _, change in sorted(search.helped, key=lambda row: -row[0])]
-    best = search.archive.best
-    fresh = [change for change in dict.fromkeys(helped) if change not in best]
-    return [*combined(best, fresh[:2]), *(combined(best, fresh) if len(fresh) > 2 else [])]
 
 
 async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> RaceResult:
@@ -246,36 +261,22 @@ async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> R
         affordable = int(left / cost_of_rollout(search.spec) / min(rungs[0].cells, len(cells)))
         entrants = entrants[: max(2, affordable)]
     outcome = await race(search.respond, entrants, cells, rungs, search.board)
-    search.tables.append(preflight.score_table(search.board, entrants, outcome.cells[: rungs[0].cells]))
+    search.tables.append(headroom.score_table(search.board, entrants, outcome.cells[: rungs[0].cells]))
     return outcome
 
 
 def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, number: int) -> None:
     """Rewards for the proposer, survivors into the archive, a new best when the race says so, and the record of it."""
     before = search.archive.best
-    candidates = []
     search.helped = []
-    for i, proposal in enumerate(proposals, start=1):
-        score, n = search.board.mean(proposal.prompt)
-        if n:
+    for proposal in proposals:
+        if search.board.mean(proposal.prompt)[1]:
             reference = proposal.parent if search.board.compare(proposal.prompt, proposal.parent).df else before
             gain = search.board.compare(proposal.prompt, reference).mean
             search.proposer.learn(proposal, gain)
             search.history.note(proposal.hypothesis, gain)
             if proposal.change and gain > 0:
                 search.helped.append((gain, proposal.change))
-        candidates.append(
-            Candidate(
-                id=CANDIDATE_NAME.format(generation=number, number=i),
-                system_prompt=proposal.prompt,
-                parent=proposal.parent,
-                hypothesis=proposal.hypothesis,
-                generation=number,
-                score=score if n else None,
-                n=n,
-                fate=outcome.fates.get(proposal.prompt, "not raced: the budget did not reach"),
-            )
-        )
     for prompt in outcome.ranking:
         search.archive.add(prompt)
     if _better(search, outcome.winner, before):
@@ -288,7 +289,7 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
             number=number,
             kept=best,
             score=score,
-            candidates=tuple(candidates),
+            candidates=raced(proposals, outcome, search.board, generation=number, letter="g"),
             user_prompts=search.user_prompts.ranked(),
         )
     )
@@ -302,19 +303,15 @@ def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, n
 async def _ahead_after_all(search: Search, number: int) -> bool:
     """Whether the best leads the incumbent by more than its standard error on fresh cells, those of the next race: the
     lead that it has was the largest of many and says little."""
-    best, incumbent = search.archive.best, search.incumbent
+    best, incumbent, left = search.archive.best, search.incumbent, search.evaluation.calls_left
     start = number * max(rung.cells for rung in search.plan.rungs)
-    cells = course(search.spec.sources, search.user_prompts.racing(), start=start, seed=search.spec.seed, length=PROBE)
-    known = search.board.scores.get(best, {}).keys() | search.board.scores.get(incumbent, {}).keys()
-    fresh = [cell for cell in cells if cell.key not in known]
-    left = search.evaluation.calls_left
-    if best == incumbent or len(fresh) < PROBE // 2 or (left is not None and left < 4 * PROBE):
+    length, seed = headroom.PROBE, search.spec.seed
+    cells = course(search.spec.sources, search.user_prompts.racing(), start=start, seed=seed, length=length)
+    if best == incumbent or (left is not None and left < 4 * length):
         return False
-    for prompt in (incumbent, best):
-        search.board.put(prompt, fresh, await search.respond(prompt, fresh))
-    lead = search.board.compare(best, incumbent, fresh)
+    lead = await headroom.fresh_lead(search.respond, search.board, best, incumbent, cells)
     search.headroom = lead.mean > lead.se
-    text = f"headroom: on {len(fresh)} fresh cells the best is {lead.mean:+.3f} from the incumbent (se {lead.se:.3f})"
+    text = f"headroom: on fresh cells the best is {lead.mean:+.3f} from the incumbent (se {lead.se:.3f})"
     search.evaluation.event("headroom", text, generation=number, ahead=search.headroom)
     return search.headroom
 
@@ -347,4 +344,5 @@ def _found(search: Search, winner: str, reason: str) -> Found:
         user_prompts=search.user_prompts.ranked(),
         proposer=search.proposer.name,
         generations=tuple(search.generations),
+        idle=search.idle,
     )

@@ -326,10 +326,12 @@ class LedgerRow(Record, frozen=True, kw_only=True):
 
 
 class Ledger(Record, frozen=True, kw_only=True):
-    """What a run spent, by role, and what it refused before spending (``rejects`` by reason)."""
+    """What a run spent, by role, and what it refused before spending (``rejects`` by reason). ``headroom``: the calls
+    among them that asked whether prompts matter at all."""
 
     roles: dict[str, LedgerRow] = {}
     rejects: dict[str, int] = {}
+    headroom: int = 0
 
     @property
     def calls(self) -> int:

@@ -60,7 +60,7 @@ async def search(
             plan.holdout_per_task, plan.unseen_per_task, takes=_confirms(spec) and challenged
         )
         confirmation, notes = await _confirm(spec, evaluation, plan, found, examples)
-        beside, left_out = await _beside(spec, evaluation, plan, examples)
+        beside, left_out = await _beside(spec, evaluation, plan, examples, idle=found.idle)
         evaluation.finished()
         return SearchResult(
             method=spec.method,
@@ -183,7 +183,7 @@ async def _confirm(
 
 
 async def _beside(
-    spec: SearchSpec, evaluation: Evaluation, plan: Plan, examples: Chosen
+    spec: SearchSpec, evaluation: Evaluation, plan: Plan, examples: Chosen, *, idle: bool
 ) -> tuple[dict[str, Scores], tuple[str, ...]]:
     """The fixed baselines on a part of the confirmation examples (``options: {baselines: full}``: on all of them)."""
     if _as_published(spec):
@@ -192,4 +192,4 @@ async def _beside(
     if not full and not plan.baseline_per_task:
         return {}, ("The fixed baselines were left out of the report: the budget is too small for them.",)
     part = examples if full else {name: rows[: plan.baseline_per_task] for name, rows in examples.items()}
-    return await baselines.beside(spec, evaluation, part)
+    return await baselines.beside(spec, evaluation, part, rewrite=not idle)

@@ -31,14 +31,14 @@ async def together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             for place, call in enumerate(calls):
                 group.create_task(landing(place, call))
     except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+        raise first_of(failures, OptimizerError) from None
     if spent:
         raise spent[0]
     return [landed[place] for place in sorted(landed)]
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One error of a group: one of ours if there is any."""
+def first_of(failures: BaseExceptionGroup[BaseException], *ours: type[BaseException]) -> BaseException:
+    """The failure to report of several that happened at once: one of ``ours`` rather than a stranger's."""
     flat: list[BaseException] = []
     todo: list[BaseException] = [failures]
     while todo:
@@ -47,4 +47,4 @@ def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
             todo.extend(error.exceptions)
         else:
             flat.append(error)
-    return next((error for error in flat if isinstance(error, OptimizerError)), flat[0])
+    return next((error for error in flat if isinstance(error, ours)), flat[0])

@@ -18,6 +18,7 @@ from optimizer.models import Backend
 from optimizer.records import Completion, ModelRole, Request
 from optimizer.run.journal import Journal
 from optimizer.run.spending import Spending
+from optimizer.waves import first_of
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -134,7 +135,7 @@ class Calls:
             if spent:
                 raise spent[0]
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise first_of(failures, ModelError, JournalError) from None
         finally:
             for key, _ in missing:
                 future = self._flying.pop(key)
@@ -178,16 +179,3 @@ def key_of(identity: str, request: Request) -> bytes:
         [identity, request.messages, request.temperature, request.max_tokens, request.schema, request.sample]
     )
     return hashlib.blake2b(content, digest_size=20).digest()
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure to report of several that happened at once: one of ours rather than a stranger's."""
-    flat: list[BaseException] = []
-    todo: list[BaseException] = [failures]
-    while todo:
-        error = todo.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            todo.extend(error.exceptions)
-        else:
-            flat.append(error)
-    return next((error for error in flat if isinstance(error, ModelError | JournalError)), flat[0])

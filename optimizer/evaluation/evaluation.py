@@ -214,6 +214,10 @@ class Evaluation:
         """Count a candidate that was refused before any base call, by reason."""
         self._spending.reject(why)
 
+    def asked_for_headroom(self, calls: int) -> None:
+        """Book ``calls`` of those paid as the headroom check's."""
+        self._spending.headroom += calls
+
     def event(self, kind: str, message: str, **data: Any) -> None:
         """Tell followers and the journal what happened."""
         event = Event(kind=kind, message=message, at=self._clock(), data=data)

@@ -10,21 +10,15 @@ from collections.abc import Sequence
 
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.methods.found import Found
-from optimizer.methods.published import Induce, Node, children, evaluated, refuse_traffic, top
+from optimizer.methods.published import Induce, Node, children, each_task_alone, evaluated, top
 from optimizer.records import SearchSpec, SearchTask
 from optimizer.waves import together
 
 
 async def ape(spec: SearchSpec, evaluation: Evaluation) -> Found:
     """Find a user prompt for every source task, each for itself, under the frozen system prompt."""
-    refuse_traffic(spec)
-    beams = await together(_adapt(spec, evaluation, task) for task in spec.sources)
-    return Found(
-        winner=spec.seed_prompt,
-        reason="User prompts were induced from examples; the system prompt stood still.",
-        user_prompts={beam[0].task.name: tuple(node.user for node in beam) for beam in beams},
-        proposer="rewrite",
-        adapted=True,
+    return await each_task_alone(
+        spec, lambda task: _adapt(spec, evaluation, task), "User prompts were induced from examples"
     )
 
 

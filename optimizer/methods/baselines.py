@@ -60,18 +60,23 @@ async def find(spec: SearchSpec, evaluation: Evaluation) -> Found:
 
 
 async def beside(
-    spec: SearchSpec, evaluation: Evaluation, examples: Mapping[str, Sequence[Example]]
+    spec: SearchSpec, evaluation: Evaluation, examples: Mapping[str, Sequence[Example]], *, rewrite: bool = True
 ) -> tuple[dict[str, Scores], tuple[str, ...]]:
     """Scores of the baselines on the confirmation ``examples`` (by task name), and notes on those the budget left out.
 
-    Cheap because shared: a baseline equal to the incumbent or the winner is answered from the cache.
+    Cheap because shared: a baseline equal to the incumbent or the winner is answered from the cache. Without
+    ``rewrite`` the optimizer is asked for nothing, and there is no one_shot.
     """
     arms: list[tuple[str, str, bool]] = [(name, prompt, False) for name, prompt in PROMPTS.items()]
     arms.append(("repeat", spec.seed_prompt if spec.incumbent is None else spec.incumbent, True))
     scores: dict[str, Scores] = {}
     notes: list[str] = []
     try:
-        if evaluation.has("optimizer") and (prompt := await one_shot(spec, evaluation)) is not None:
+        if not rewrite:
+            notes.append(
+                "The baseline one_shot was left out: where nothing is to be gained, the optimizer is not asked."
+            )
+        elif evaluation.has("optimizer") and (prompt := await one_shot(spec, evaluation)) is not None:
             arms.append(("one_shot", prompt, False))
     except BudgetSpent:
         notes.append("The baseline one_shot was left out: the budget is spent.")

@@ -17,5 +17,7 @@ class Found(Record, frozen=True, kw_only=True):
     proposer: Literal["rewrite", "components", "none"] = "none"
     generations: tuple[Generation, ...] = ()
     notes: tuple[str, ...] = ()
+    idle: bool = False
+    """Nothing is to be gained here, and the optimizer was asked for nothing: nor is it for the report's sake."""
     adapted: bool = False
     """True when the user prompts are what was found: then the holdout compares them, at one system prompt."""

@@ -9,22 +9,14 @@ from __future__ import annotations
 
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.methods.found import Found
-from optimizer.methods.published import AnalyseAndRewrite, Node, children, evaluated, refuse_traffic, top
+from optimizer.methods.published import AnalyseAndRewrite, Node, children, each_task_alone, evaluated, top
 from optimizer.records import SearchSpec, SearchTask
 from optimizer.waves import together
 
 
 async def protegi(spec: SearchSpec, evaluation: Evaluation) -> Found:
     """Adapt the user prompt of every source task, each for itself."""
-    refuse_traffic(spec)
-    beams = await together(_adapt(spec, evaluation, task) for task in spec.sources)
-    return Found(
-        winner=spec.seed_prompt,
-        reason="User prompts were adapted; the system prompt stood still.",
-        user_prompts={beam[0].task.name: tuple(node.user for node in beam) for beam in beams},
-        proposer="rewrite",
-        adapted=True,
-    )
+    return await each_task_alone(spec, lambda task: _adapt(spec, evaluation, task), "User prompts were adapted")
 
 
 async def _adapt(spec: SearchSpec, evaluation: Evaluation, task: SearchTask) -> list[Node]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from optimizer.draws import stream
 from optimizer.errors import RunBlocked
 from optimizer.evaluation.evaluation import Evaluation
+from optimizer.methods.found import Found
 from optimizer.proposals import prompts, replies
 from optimizer.proposals.analysis import put
 from optimizer.proposals.prompts import SYSTEM_TAG, USER_TAG, Ask
@@ -51,6 +52,22 @@ def refuse_traffic(spec: SearchSpec) -> None:
             f"Method {spec.method}{' --faithful' if spec.faithful else ''} shows raw examples to the model that writes "
             f"prompts, and {', '.join(from_traffic)} came from traffic. Use the default method instead."
         )
+
+
+async def each_task_alone(
+    spec: SearchSpec, adapt: Callable[[SearchTask], Coroutine[Any, Any, list[Node]]], reason: str
+) -> Found:
+    """Adapt every source task's user prompt for itself, under the frozen system prompt; ``adapt`` returns its beam,
+    best first. Raises ``RunBlocked`` for examples from traffic."""
+    refuse_traffic(spec)
+    beams = await together(adapt(task) for task in spec.sources)
+    return Found(
+        winner=spec.seed_prompt,
+        reason=f"{reason}; the system prompt stood still.",
+        user_prompts={beam[0].task.name: tuple(node.user for node in beam) for beam in beams},
+        proposer="rewrite",
+        adapted=True,
+    )
 
 
 async def evaluated(evaluation: Evaluation, spec: SearchSpec, task: SearchTask, system: str, user: str) -> Node:

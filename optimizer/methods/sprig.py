@@ -16,10 +16,10 @@ from optimizer.evaluation.evaluation import Evaluation
 from optimizer.methods.found import Found
 from optimizer.proposals.components import corpus_for
 from optimizer.proposals.editor import ComponentEditor
-from optimizer.proposals.proposal import History, Parent, Proposal, SystemAsk
-from optimizer.records import Candidate, Generation, Rollout, SearchSpec
+from optimizer.proposals.proposal import History, Parent, SystemAsk
+from optimizer.records import Generation, Rollout, SearchSpec
 from optimizer.steps.plan import Plan
-from optimizer.steps.racing import Cell, RaceResult, Rung, Scoreboard, answer, course, race
+from optimizer.steps.racing import Cell, Rung, Scoreboard, answer, course, race, raced
 
 BEAM = 4
 CHILDREN = 3
@@ -53,7 +53,8 @@ async def sprig(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
                 editor.learn(proposal, board.compare(proposal.prompt, proposal.parent, fresh).mean)
             beam = list(outcome.ranking)
             score = board.mean(beam[0], fresh)[0]
-            generations.append(_generation(number, admitted, outcome, board, score))
+            candidates = raced(admitted, outcome, board, generation=number, letter="e")
+            generations.append(Generation(number=number, kept=outcome.winner, score=score, candidates=candidates))
             evaluation.event(
                 "generation", f"iteration {number}: {score:.3f}, {beam[0][:160]}", score=score, best=beam[0]
             )
@@ -67,24 +68,3 @@ def _sizes(calls: int, tasks: int) -> tuple[int, int]:
     entrants = BEAM + CHILDREN * BEAM
     iterations = max(1, min(25, round(math.sqrt(calls / (2 * entrants * tasks)))))
     return iterations, max(1, calls // (iterations * entrants * tasks)) * tasks
-
-
-def _generation(
-    number: int, proposals: Sequence[Proposal], outcome: RaceResult, board: Scoreboard, score: float
-) -> Generation:
-    candidates = []
-    for i, proposal in enumerate(proposals, start=1):
-        mean, n = board.mean(proposal.prompt)
-        candidates.append(
-            Candidate(
-                id=f"e{number}.{i}",
-                system_prompt=proposal.prompt,
-                parent=proposal.parent,
-                hypothesis=proposal.hypothesis,
-                generation=number,
-                score=mean if n else None,
-                n=n,
-                fate=outcome.fates.get(proposal.prompt, ""),
-            )
-        )
-    return Generation(number=number, kept=outcome.winner, score=score, candidates=tuple(candidates))

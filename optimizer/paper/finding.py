@@ -19,8 +19,8 @@ from optimizer.paper.protocol import Cell, Protocol
 from optimizer.paper.raw import Step
 from optimizer.records import Budget, Event, Record, SearchSpec, SearchTask
 from optimizer.search import find
+from optimizer.steps.headroom import CEILING
 from optimizer.steps.plan import plan_for
-from optimizer.steps.preflight import CEILING
 
 SEARCH_ONLY = {"holdout_per_task": 0, "unseen_per_task": 0, "baseline_per_task": 0}
 """The search keeps its whole budget: measuring is done here, the same way for every method."""

@@ -42,6 +42,13 @@ def combined(prompt: str, changes: Sequence[str]) -> list[Proposal]:
     return [Proposal(prompt=joined((*present, *added)), parent=prompt, hypothesis=f"{len(changes)} changes together")]
 
 
+def combinations(best: str, helped: Sequence[tuple[float, str]]) -> list[Proposal]:
+    """``best`` with the changes that helped in the last race (gain, text) and are not in it: the two best, and all."""
+    changes = [change for _, change in sorted(helped, key=lambda row: -row[0])]
+    fresh = [change for change in dict.fromkeys(changes) if change not in best]
+    return [*combined(best, fresh[:2]), *(combined(best, fresh) if len(fresh) > 2 else [])]
+
+
 @dataclass(frozen=True)
 class Parent:
     """A system prompt to improve, with its failures per source task (tasks without failures included)."""

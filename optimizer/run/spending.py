@@ -47,6 +47,8 @@ class Spending:
         self._prices = prices
         self._rows: dict[ModelRole, _Row] = defaultdict(_Row)
         self._rejects: Counter[str] = Counter()
+        self.headroom = 0
+        """Calls paid so far that asked whether prompts matter at all."""
         self._paid = 0
         self._held = 0
         self._usd = 0.0
@@ -149,6 +151,7 @@ class Spending:
                 for role, row in sorted(self._rows.items())
             },
             rejects=dict(sorted(self._rejects.items())),
+            headroom=self.headroom,
         )
 
     def _price(self, role: ModelRole) -> Price:

@@ -16,10 +16,10 @@ import numpy as np
 from optimizer.admission.lint import lint
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.evaluation.scoring import split_scores
+from optimizer.evaluation.sentinels import planted
 from optimizer.gate.decision import GateResult, decide
 from optimizer.gate.evidence import ALWAYS_REQUIRED, LIVE_REQUIRED, GateInputs, GatePolicy, Paired, TaskEvidence
 from optimizer.gate.safety import SafetyEvidence, subset
-from optimizer.judges.sentinels import planted
 from optimizer.proposals.components import corpus_for
 from optimizer.records import Example, ItemScore, Rollout, Scores, SearchSpec, SearchTask
 from optimizer.run.holdout import Chosen

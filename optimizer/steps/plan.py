@@ -1,8 +1,8 @@
 """One dial: the sizes of all loops of the default search, derived from the number of calls it may make.
 
 The holdout is set aside first, since a winner that cannot be confirmed is worth nothing. What remains is shared out
-over generations; in each, failures take about a tenth, user prompts a fifth, the race the rest. The first generation
-gets more, because it also carries the headroom check. The sizes are printed before anything is spent.
+over generations; in each, failures take about a tenth, user prompts a fifth, the race the rest. A tenth of the budget
+at most asks whether prompts matter at all. The sizes are printed before anything is spent.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from optimizer.gate.safety import SUITES
 from optimizer.records import Record, SearchSpec
+from optimizer.steps.headroom import PROMPTS, cells_for, most_calls
 from optimizer.steps.racing import Rung
 
 DEFAULT_CALLS = 6000
@@ -37,7 +38,7 @@ class Plan(Record, frozen=True, kw_only=True):
     parents: int
     candidates: int
     diverse: int
-    """Fixed sentences of the corpus that join the first race: the headroom check."""
+    """Fixed sentences of the corpus that join the first race."""
     first_rungs: tuple[Rung, ...]
     rungs: tuple[Rung, ...]
     reflect_per_task: int
@@ -51,6 +52,8 @@ class Plan(Record, frozen=True, kw_only=True):
     unseen_per_task: int
     baseline_per_task: int
     confirmation_calls: int
+    headroom_cells: int = 0
+    """Examples that the headroom check asks ten very different prompts at most; it stops as soon as they differ."""
     safety_per_suite: int = 0
     """Items of each safety suite that incumbent and winner are asked: all 100 where the prompt would meet live
     traffic.
@@ -63,6 +66,10 @@ class Plan(Record, frozen=True, kw_only=True):
         return [
             f"{self.calls} calls: up to {self.search_calls} to search, the rest to confirm",
             f"{self.generations} generations, {self.candidates} candidates from {self.parents} parents each",
+            f"headroom: {PROMPTS} prompts on {self.headroom_cells} examples, at most "
+            f"{most_calls(self.headroom_cells)} answers"
+            if self.headroom_cells
+            else "headroom: not asked beforehand",
             f"first race: {self.candidates} candidates and {self.diverse} fixed prompts, {first}",
             f"later races: {rungs}",
             f"failures: {self.reflect_per_task} examples per task and parent, {self.shown_per_task} shown",
@@ -89,11 +96,14 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     beside = _BASELINES * len(spec.tasks)
     baseline = int(BASELINE_SHARE * usable / beside) if BASELINE_SHARE * usable >= 10 * beside else 0
     search = max(0.0, usable - confirm - baseline * beside)
+    available = sum(len(task.select) for task in spec.sources)
+    headroom = chosen.get("headroom_cells", cells_for(usable, tasks, available))
     if spec.models.optimizer is not None:
         search *= 0.96  # the optimizer's own calls come out of the same budget
+    loops = max(0.0, search - most_calls(headroom))
     generations = next((count for least, count in GENERATIONS if search >= least), 1)
-    final = 0.12 * search if search >= 600 else 0.0
-    unit = (search - final) / (generations + 0.6)
+    final = 0.12 * loops if search >= 600 else 0.0
+    unit = (loops - final) / (generations + 0.6)
     editable = any(task.editable_user_prompt for task in spec.sources) and unit >= 40
     reflect = max(3, min(16, int(0.12 * unit / tasks)))
     user_cells = max(4, min(20, int(0.2 * unit / (3 * tasks))))
@@ -124,6 +134,7 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
         unseen_per_task=unseen,
         baseline_per_task=baseline,
         confirmation_calls=math.ceil((confirm + baseline * beside) * cost_of_rollout(spec)) + 2 * len(SUITES) * safety,
+        headroom_cells=headroom,
         safety_per_suite=safety,
     )
     return replace(derived, **chosen) if chosen else derived

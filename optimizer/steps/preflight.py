@@ -1,8 +1,6 @@
-"""Before spending: is the judge sane, does the incumbent fail at all, and do prompts matter here?
+"""Before spending: is the judge sane, and what does answering the same every time score?
 
-Three questions, in the order of their price. A judge that passes a wrong answer blocks the run. An incumbent without
-failures leaves nothing to learn. When about ten diverse prompts score no differently than chance would have it, no
-search over prompts can help ("coin flip", arXiv 2604.14585), and the run ends with that reason.
+A judge that passes a wrong answer blocks the run. Whether prompts matter here at all is asked in ``headroom.py``.
 """
 
 from __future__ import annotations
@@ -11,26 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
-import numpy as np
-import numpy.typing as npt
-
 from optimizer.errors import RunBlocked
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.evaluation.scoring import macro_f1
 from optimizer.judges.rubric import NO_REFERENCE
 from optimizer.records import Example, SearchTask
-from optimizer.steps.racing import Cell, Difference, Scoreboard
 
 SANITY_EXAMPLES = 4
-CEILING = 0.95
-"""An incumbent above this on the search's own examples has no room that the gate could confirm."""
-SAME = 0.50
-"""Prompts differ when a test of equal means says so at this level; the check would rather search in vain than miss."""
-ENOUGH = 800
-"""Answers from which on silence means something: prompts that differ by five points would mostly have shown."""
-ENOUGH_ALIKE = 100
-"""Enough when not a single answer depends on the prompt."""
-Table = npt.NDArray[np.float64]
 
 
 async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> None:
@@ -68,56 +53,6 @@ def constant_baseline(task: SearchTask, examples: Sequence[Example]) -> float:
     if task.judge.kind == "macro_f1":
         return macro_f1([(gold, constant) for gold in golds], task.judge.labels)
     return count / len(examples)
-
-
-def no_headroom(tables: Sequence[Table], best: Difference) -> str:
-    """The reason to stop, or empty: so far prompts have made no difference that could have been seen.
-
-    ``tables`` hold, race by race, the scores of all entrants on the cells that all of them answered, shape (prompts,
-    cells). ``best`` is the best prompt against the incumbent. Stops only on evidence: enough answers, a best that is
-    not clearly better, and a pooled test of equal means that sees nothing.
-    """
-    answers = sum(table.size for table in tables)
-    if best.mean > max(0.02, 2 * best.se):
-        return ""
-    chance = equal_means(tables)
-    if chance <= SAME or answers < (ENOUGH_ALIKE if chance == 1.0 else ENOUGH):
-        return ""
-    prompts = sum(len(table) - 1 for table in tables)
-    return (
-        f"No headroom: {prompts} diverse prompts on {answers} answers differ no more than chance (p = {chance:.2f}), "
-        f"the best is {best.mean:+.3f} from the incumbent. Change the task, the model or the judge."
-    )
-
-
-def score_table(board: Scoreboard, prompts: Sequence[str], cells: Sequence[Cell]) -> Table:
-    """Scores of ``prompts`` on those of ``cells`` that all of them have scored, shape (prompts, cells)."""
-    rows = [[board.scores.get(prompt, {}).get(cell.key) for cell in cells] for prompt in prompts]
-    table = np.array([[np.nan if s is None else s for s in row] for row in rows], dtype=np.float64)
-    return table[:, np.isfinite(table).all(axis=0)]
-
-
-def equal_means(tables: Sequence[Table]) -> float:
-    """p-value that in every table all prompts have the same mean: two-way analysis of variance with cells as blocks,
-    sums of squares pooled over the tables. 1.0 where all rows are alike."""
-    from scipy.special import fdtrc
-
-    between = within = 0.0
-    df1 = df2 = 0
-    for table in tables:
-        rows, columns = table.shape
-        if rows < 2 or columns < 2:
-            continue
-        by_prompt, by_cell, grand = table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True), table.mean()
-        between += columns * float(((by_prompt - grand) ** 2).sum())
-        within += float(((table - by_prompt - by_cell + grand) ** 2).sum())
-        df1 += rows - 1
-        df2 += (rows - 1) * (columns - 1)
-    if between < 1e-12:
-        return 1.0
-    if within < 1e-12:
-        return 0.0
-    return float(fdtrc(df1, df2, (between / df1) / (within / df2)))
 
 
 def _wrong_answer(task: SearchTask, example: Example) -> str:

@@ -17,7 +17,8 @@ from optimizer.draws import stream
 from optimizer.errors import BudgetSpent
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.gate.paired import t_quantile
-from optimizer.records import Example, Record, Rollout, SearchTask
+from optimizer.proposals.proposal import Proposal
+from optimizer.records import Candidate, Example, Record, Rollout, SearchTask
 from optimizer.waves import together
 
 ALPHA = 0.05
@@ -253,3 +254,23 @@ async def race(
     for place, prompt in enumerate(alive):
         fates[prompt] = "won the race" if place == 0 else f"finished as number {place + 1}"
     return RaceResult(tuple(alive), fates, tuple(cells[:done]))
+
+
+def raced(
+    proposals: Sequence[Proposal], outcome: RaceResult, board: Scoreboard, *, generation: int, letter: str
+) -> tuple[Candidate, ...]:
+    """The proposals of a generation with their scores and what became of them in the race, for the record."""
+    means = [board.mean(proposal.prompt) for proposal in proposals]
+    return tuple(
+        Candidate(
+            id=f"{letter}{generation}.{number}",
+            system_prompt=proposal.prompt,
+            parent=proposal.parent,
+            hypothesis=proposal.hypothesis,
+            generation=generation,
+            score=mean if n else None,
+            n=n,
+            fate=outcome.fates.get(proposal.prompt, "not raced: the budget did not reach"),
+        )
+        for number, (proposal, (mean, n)) in enumerate(zip(proposals, means, strict=True), start=1)
+    )

@@ -83,6 +83,25 @@ def test_every_baseline_runs(file: Path, method: str) -> None:
     assert result["constant_baseline"].keys() == {"one", "two", "three"}
 
 
+@pytest.mark.parametrize(
+    "method", ["metaspo", "outer_loop", "metaspo_ape", "metaspo_evo", "protegi", "ape", "sprig", "gepa"]
+)
+def test_every_searching_method_runs_on_the_same_path(file: Path, method: str) -> None:
+    if method == "gepa":
+        pytest.importorskip("gepa")
+    done = invoke(cli.search, file, "--method", method, "--budget-calls", 1500, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    roles = result["ledger"]["roles"]
+    assert result["method"] == method
+    assert roles["base"]["paid"] > 0
+    assert sum(row["paid"] for row in roles.values()) <= 1500
+    if method not in ("metaspo", "sprig"):  # the stub answers alike whatever the prompt: our search sees it and stops
+        assert roles["optimizer"]["paid"] > 0
+    if method in ("protegi", "ape"):
+        assert result["user_prompts"].keys() == {"one", "two"}
+
+
 def test_the_default_search_ends_with_a_page(file: Path) -> None:
     done = invoke(cli.search, file, "--budget-calls", 1500)
     assert done.exit_code == 0, done.output

@@ -21,7 +21,16 @@ from optimizer.proposals.components import (
 )
 from optimizer.proposals.edits import Bandit, Edit, distinct, merged, single_edits, varied
 from optimizer.proposals.prompts import Hypothesis, fence
-from optimizer.proposals.replies import Unparsed, analysed, findings, hypotheses, one_object, tagged, text_field, user_prompt
+from optimizer.proposals.replies import (
+    Unparsed,
+    analysed,
+    findings,
+    hypotheses,
+    one_object,
+    tagged,
+    text_field,
+    user_prompt,
+)
 from optimizer.records import JudgeSpec
 from tests.optimizer.scripted import task
 

@@ -1,4 +1,4 @@
-"""Races: cells in turn over tasks, paired differences, losers dropped, ties to the earlier; headroom."""
+"""Races: cells in turn over tasks, paired differences, losers dropped, ties to the earlier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from scipy import stats
 
 from optimizer.records import Rollout
 from optimizer.steps.archive import Archive
-from optimizer.steps.preflight import equal_means, no_headroom, score_table
 from optimizer.steps.racing import Cell, Rung, Scoreboard, course, difference, full_course, price, race
 from tests.optimizer.scripted import task
 
@@ -107,41 +106,6 @@ def test_unscored_cells_leave_the_pair_out() -> None:
     board.put("y", run, [Rollout(example_id="", text="", score=s) for s in (0.0, 1.0, None, 0.0)])
     assert board.compare("x", "y").mean == pytest.approx(0.5)  # task a: one pair of +1, task b: one pair of 0
     assert board.mean("x") == (pytest.approx(0.5), 3)
-
-
-def test_equal_means_is_the_two_way_analysis_of_variance() -> None:
-    rng = np.random.default_rng(5)
-    table = rng.normal(size=(4, 30)) + np.array([[0], [0.1], [0.2], [0.9]])
-    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    f = (30 * ((table.mean(1) - table.mean()) ** 2).sum() / 3) / ((rest**2).sum() / 87)
-    assert equal_means([table]) == pytest.approx(float(stats.f.sf(f, 3, 87)))
-    assert equal_means([np.ones((3, 5))]) == equal_means([]) == 1.0
-    assert equal_means([np.array([[1.0, 1.0], [0.0, 0.0]])]) == 0.0
-
-
-def fill(truth: dict[str, float], size: int, seed: int) -> tuple[Scoreboard, list[Cell]]:
-    wide = (task("a", select=size), task("b", select=size))
-    run = course(wide, {t.name: (t.user_prompt,) for t in wide}, start=0, seed=1, length=2 * size)
-    board = Scoreboard()
-    for prompt, p in truth.items():
-        rng = random.Random(f"{seed}{prompt}")
-        board.put(prompt, run, [Rollout(example_id="", text="", score=float(rng.random() < p)) for _ in run])
-    return board, run
-
-
-def test_headroom_is_denied_only_on_evidence() -> None:
-    names = [f"p{i}" for i in range(10)]
-
-    def reason(truth: dict[str, float], size: int, seed: int) -> str:
-        board, run = fill(truth, size, seed)
-        best = max(names, key=lambda name: board.mean(name)[0])
-        return no_headroom([score_table(board, names, run)], board.compare(best, "p0"))
-
-    equal = dict.fromkeys(names, 0.5)
-    assert sum(bool(reason(equal, 80, seed)) for seed in range(20)) >= 5
-    assert not any(reason(equal, 6, seed) for seed in range(20))  # too few answers to say anything
-    assert not any(reason(equal | {"p3": 0.75}, 80, seed) for seed in range(20))
-    assert reason(dict.fromkeys(names, 1.0), 6, 1)  # not one answer depends on the prompt
 
 
 def test_the_archive_keeps_who_is_best_somewhere() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from optimizer.errors import RunBlocked
 from optimizer.evaluation.evaluation import Evaluation
-from optimizer.judges.pairwise import audit_pairs
-from optimizer.judges.sentinels import planted
+from optimizer.evaluation.pairwise import audit_pairs
+from optimizer.evaluation.sentinels import planted
 from optimizer.records import Budget, Example, JudgeSpec, Models, ModelSpec, SearchSpec, SearchTask
 from optimizer.steps.preflight import constant_baseline, judge_sanity
 from tests.optimizer.endpoint import serve
