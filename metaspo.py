@@ -228,6 +228,8 @@ def up(ctx: click.Context, workers: int | None) -> None:
         click.echo(f"  logs     {running.tree.logs}")
         if settings.redis_url and (silence := asyncio.run(silence_of(settings))):
             click.echo(f"  missing  storage: {silence} Requests are answered with what was last known; jobs wait.")
+        for note in settings.notes:
+            click.echo(f"  note     {note}")
         if not settings.upstreams:
             click.echo("  missing  no upstream: name a model provider under `upstreams` in the config file")
         if not any(key.role == "caller" for key in settings.keys):

@@ -127,6 +127,8 @@ def serve(settings: Settings, workers: int | None = None, *, reload: Reload | No
     RegistryError."""
     count = workers or settings.gateway.workers
     set_up_logging(settings)
+    for note in settings.notes:
+        log.warning("the config file: %s", note)
     if settings.gateway.otel:
         from gateway.telemetry import check_installed
 

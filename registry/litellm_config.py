@@ -42,7 +42,12 @@ def translate_litellm_config(raw: dict[str, Any], where: str) -> tuple[dict[str,
                 model["fallbacks"] = list(fallback[model["name"]])
     general = raw.get("general_settings") or {}
     if general.get("master_key"):
-        settings.setdefault("keys", []).append({"name": "master", "role": "operator", "key": general["master_key"]})
+        master = {"name": "master", "role": "operator", "key": general["master_key"], "both_planes": True}
+        settings.setdefault("keys", []).append(master)
+    elif not settings.get("keys"):
+        notes.append(
+            "general_settings.master_key is missing, and here nobody calls without a key: make one, see `keys`"
+        )
     notes += [f"general_settings.{key} has no meaning here" for key in general if key != "master_key"]
     notes += [
         f"litellm_settings.{key} has no meaning here" for key in raw.get("litellm_settings") or {} if key != "fallbacks"

@@ -106,6 +106,9 @@ class KeySettings(Section):
     tokens_per_minute: Positive | None = Field(default=None, description="limit, 429 above it")
     parallel: Positive | None = Field(default=None, description="requests at one time")
     usd_per_day: Annotated[float, Field(ge=0)] | None = Field(default=None, description="budget, 429 above it")
+    both_planes: bool = Field(
+        default=False, description="an operator's key that may call models, too, as LiteLLM's master key"
+    )
 
 
 class SampleSettings(Section):

@@ -258,10 +258,13 @@ def test_a_litellm_config_is_accepted_as_it_is(tmp_path: Path) -> None:
     by_name = {route.name: route for route in settings.models if route.upstream != "azure"}
     assert by_name["gpt-4o-mini"].fallbacks == ["claude"] and by_name["gpt-4o-mini"].price_in == pytest.approx(0.15)
     assert by_name["bedrock/*"].params == {"aws_region_name": "eu-central-1"} and by_name["local"].weight == 2
-    assert [(key.name, key.role, key.key) for key in settings.keys] == [("master", "operator", "sk-master")]
+    (master,) = settings.keys
+    assert (master.name, master.role, master.key, master.both_planes) == ("master", "operator", "sk-master", True)
     assert "support" in settings.domains
     assert "litellm_settings.drop_params has no meaning here" in settings.notes
     assert "general_settings.database_url has no meaning here" in settings.notes
+    open_house = load(tmp_path, LITELLM.replace("master_key: os.environ/MASTER, ", ""), SECRETS)
+    assert any("master_key is missing" in note for note in open_house.notes)
 
 
 @pytest.mark.parametrize(
