@@ -3,6 +3,7 @@ curves, change per task. Plain shapes and words, readable without colour: every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from statistics import fmean
@@ -24,6 +25,8 @@ _COLOURS = (
     "#8a3324",
 )
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 190, 70, 46, 44
+_STEPS = 5
+"""Between the lines of an axis."""
 
 
 def figures(rows: Sequence[RawRow]) -> dict[str, str]:
@@ -137,20 +140,22 @@ def _bars(title: str, bars: Sequence[tuple[str, str, Shown]]) -> str:
 def _lines(title: str, x_name: str, series: dict[str, list[tuple[float, float]]]) -> str:
     if not series:
         return ""
-    height, left, right = 380, 60, 230
-    widest = max(1.0, *(x for points in series.values() for x, _ in points))
-    top = max(0.1, *(y for points in series.values() for _, y in points)) * 1.1
+    height, left, right = max(380, _TOP + _BOTTOM + 20 * len(series)), 60, 230
+    x_step = _step(max(1.0, *(x for points in series.values() for x, _ in points)))
+    y_step = _step(max(0.1, *(y for points in series.values() for _, y in points)))
+    widest, top = x_step * _STEPS, y_step * _STEPS
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + x / widest * (_WIDTH - left - right), _TOP + (1 - y / top) * (height - _TOP - _BOTTOM)
 
     parts = _frame(title, height)
-    for k in range(5):
-        x, y = at(widest * k / 4, top * k / 4)
+    for k in range(_STEPS + 1):
+        x, y = at(x_step * k, y_step * k)
         parts.append(f'<line x1="{left}" x2="{_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts += [_words(left - 6, y + 4, f"{top * k / 4:.0%}", "end")]
-        parts += [_words(x, height - _BOTTOM + 18, f"{widest * k / 4:,.0f}", "middle")]
+        parts += [_words(left - 6, y + 4, f"{y_step * k:.0%}", "end")]
+        parts += [_words(x, height - _BOTTOM + 18, f"{x_step * k:,.10g}", "middle")]
     parts.append(_words((left + _WIDTH - right) / 2, height - 6, x_name, "middle"))
+    ends: list[tuple[float, float, list[str]]] = []
     for number, (name, points) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         placed = [at(*point) for point in points]
@@ -158,11 +163,24 @@ def _lines(title: str, x_name: str, series: dict[str, list[tuple[float, float]]]
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in placed]
-        parts += [_words(x + 6, y - 6, str(number + 1), "start") for x, y in placed[-1:]]
+        last = placed[-1]
+        near = next((names for x, y, names in ends if abs(x - last[0]) < 14 and abs(y - last[1]) < 12), None)
+        if near is None:
+            ends.append((*last, [str(number + 1)]))
+        else:
+            near.append(str(number + 1))
         row = _TOP + 12 + 20 * number
         parts.append(f'<circle cx="{_WIDTH - right + 24}" cy="{row - 4}" r="4" fill="{colour}"/>')
         parts.append(_words(_WIDTH - right + 34, row, f"{number + 1} {name}", "start"))
+    parts += [_words(x + 6, y - 6, ", ".join(names), "start") for x, y, names in ends]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _step(most: float) -> float:
+    """The round number that covers ``most`` in ``_STEPS`` steps: 1, 2, 2.5 or 5 times a power of ten."""
+    least = most / _STEPS
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= least * (1 - 1e-9))
 
 
 def _frame(title: str, height: float) -> list[str]:
