@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
+
+import metaspo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from provider import provider
@@ -99,3 +102,51 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
         )
         log = (work / "metaspo.log").read_text() if (work / "metaspo.log").exists() else ""
         assert done.returncode == 0, done.stdout + done.stderr + log
+
+
+# --- commands that are only read -------------------------------------------------------------------------------------
+
+CODE = re.compile(r"^```\w*\n(.*?)^```$|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+ROOT = DOCS.parent
+EVERYWHERE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+
+
+def named(text: str) -> list[list[str]]:
+    """Every ``metaspo ...`` in the code of a page, as words."""
+    found = []
+    for block, inline in CODE.findall(text):
+        for line in (block or inline).replace("\\\n", " ").splitlines():
+            for command in re.split(r"&&|\|\|?|;|\$\(", line):
+                words = re.sub(r"(^|\s)#.*|[>&].*", "", command).strip().split()
+                while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                    words.pop(0)
+                if words and words[0].removeprefix(".venv/bin/") == "metaspo" and len(words) > 1:
+                    found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("page", EVERYWHERE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_that_is_named_is_there(page: Path) -> None:
+    """Also of blocks that need a cluster or a finished search: each command exists, and has the options it is given."""
+    for words in named(page.read_text(encoding="utf-8")):
+        if words == ["--faithful"]:
+            continue  # the method metaspo, as published
+        said = f"{page.name}: metaspo {' '.join(words)}"
+        command: click.Command = metaspo.cli
+        seen = options_of(command)
+        for word in words:
+            if word.startswith("-"):
+                assert word.split("=")[0].strip("[]()'\",.") in seen, said
+            elif isinstance(command, click.Group) and re.fullmatch(r"[a-z][a-z-]*", word):
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, said
+                command = found
+                seen |= options_of(command)
+
+
+def options_of(command: click.Command) -> set[str]:
+    """Its options; of a group that runs one of its commands by default, that one's too."""
+    options = {"--help", "-h", "--version"}
+    options |= {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    run = command.commands.get("run") if isinstance(command, click.Group) and command.name == "paper" else None
+    return options | options_of(run) if run is not None else options
