@@ -2,7 +2,7 @@
 
 Records in the registry carry their own lifetimes (``retention`` in the settings). Left over are the folders of
 searches and judging rounds under ``home``: those of runs that have ended, or that nobody knows any more, go after a
-week.
+week; and the records of gateway keys that were revoked a quarter of a year ago.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DAY = 86_400.0
 
 
 async def run(work: Work) -> str:
-    """Remove old folders of this machine."""
+    """Remove old folders of this machine, and keys that were revoked long ago."""
     home = Path(work.settings.home)
     runs = {r.id: r for r in await work.registry.list_runs(limit=2_000)}
     now = work.clock()
@@ -30,7 +30,8 @@ async def run(work: Work) -> str:
     ]
     for folder in old:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    return f"{len(old)} folders of old runs removed"
+    keys = await work.registry.drop_old_keys()
+    return f"{len(old)} folders of old runs removed" + (f", {keys} old keys" if keys else "")
 
 
 def stale(folders: Iterable[tuple[Path, float]], runs: dict[str, Run], now: float) -> list[Path]:

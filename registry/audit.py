@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from registry.errors import Corrupt
+from registry.errors import Corrupt, NotFound
 from registry.records import AuditEntry, Deployment
 from registry.redis_keys import FLEET
 from registry.store import Store, decode, stream_field
@@ -60,19 +60,35 @@ class AuditStore(Store):
         return await self.history(FLEET, limit, before)
 
     async def served_at(self, domain: str, at: float) -> Deployment:
-        """What this domain's pointers were at time ``at`` (seconds since the epoch); empty before the first move."""
-        found = await self._redis.command("ZREVRANGEBYSCORE", self._keys.moves(domain), repr(at), "-inf", "LIMIT", 0, 1)
-        if not found:
+        """What this domain's pointers were at time ``at`` (seconds since the epoch); empty before the first move.
+
+        Raises NotFound when the audit no longer reaches back so far, Corrupt.
+        """
+        moves = self._keys.moves(domain)
+        last, following = await self._redis.many(
+            [
+                ("ZREVRANGEBYSCORE", moves, repr(at), "-inf", "LIMIT", 0, 1),
+                ("ZRANGEBYSCORE", moves, f"({at!r}", "+inf", "LIMIT", 0, 1),
+            ]
+        )
+        if last and (entry := await self._entry_of(domain, last[0])) is not None:
+            return entry.after or Deployment(domain=domain)
+        # Before the first move, or the entry is no longer kept: then the next one says what it found.
+        if following and (entry := await self._entry_of(domain, following[0])) is not None:
+            before = entry.before or Deployment(domain=domain)
+            if last or not before.epoch or before.moved_at <= at:
+                return before
+        elif not last and not following:
             return Deployment(domain=domain)
+        raise NotFound(f"The audit of {domain} no longer reaches back to that time.")
+
+    async def _entry_of(self, domain: str, move: bytes) -> AuditEntry | None:
         try:
-            seq = int(found[0])
+            seq = int(move)
         except ValueError as error:
             raise Corrupt(f"The moves of {domain} hold what is no number of an audit entry.") from error
         page = await self._redis.command("XRANGE", self._keys.audit(domain), f"{seq}-0", f"{seq}-0")
-        if not page:
-            raise Corrupt(f"The audit of {domain} has lost entry {seq}, which served at that time.")
-        entry = read_entry(*page[0])
-        return entry.after or Deployment(domain=domain)
+        return read_entry(*page[0]) if page else None
 
 
 def read_entry(entry_id: bytes, fields: Any) -> AuditEntry:

@@ -95,7 +95,7 @@ class Keys:
         return self.fleet_audit if domain == FLEET else self._c(domain, "audit")
 
     def moves(self, domain: str) -> str:
-        """Sorted set: zero-padded seq of each audited move -> its time; answers what served when."""
+        """Capped sorted set: zero-padded seq of each audited move -> its time; answers what served when."""
         return self._c(domain, "moves")
 
     def request(self, domain: str, request_id: str) -> str:

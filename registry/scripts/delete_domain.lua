@@ -8,7 +8,7 @@ if epoch ~= ARGV[1] then return {'conflict', redis.call('HGET', KEYS[1], 'deploy
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'deployment', ARGV[3])
 local seq = append(KEYS[2], ARGV[5], ARGV[6])
-redis.call('ZADD', KEYS[3], ARGV[4], string.format('%012d', seq))
+remember(KEYS[3], ARGV[4], seq, ARGV[6])
 if KEYS[4] then
   redis.call('SREM', KEYS[6], ARGV[8])
   bump(KEYS[4], KEYS[5], ARGV[7], ARGV[8])

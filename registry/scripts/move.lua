@@ -25,7 +25,7 @@ end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'deployment', ARGV[3])
 for i = 10, #ARGV, 2 do redis.call('HSET', KEYS[1], 'v:' .. ARGV[i], ARGV[i + 1]) end
 local seq = append(KEYS[2], ARGV[5], ARGV[6])
-redis.call('ZADD', KEYS[3], ARGV[4], string.format('%012d', seq))
+remember(KEYS[3], ARGV[4], seq, ARGV[6])
 redis.call('SET', KEYS[4], ARGV[3], 'EX', ARGV[7])
 if KEYS[6] then bump(KEYS[6], KEYS[7], ARGV[8], ARGV[9]) end
 return {'moved', seq}

@@ -10,6 +10,12 @@ local function append(audit, json, cap)
   return seq
 end
 
+-- Remembers under which audit entry a domain's pointers moved, and when: as many moves as the audit has entries.
+local function remember(moves, at, seq, cap)
+  redis.call('ZADD', moves, at, string.format('%012d', seq))
+  redis.call('ZREMRANGEBYRANK', moves, 0, -tonumber(cap) - 1)
+end
+
 -- Tells the gateways that `name` changed: fleet epoch, when it changed last, and a push.
 local function bump(epoch, changes, channel, name)
   local now = redis.call('INCR', epoch)

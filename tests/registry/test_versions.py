@@ -15,6 +15,7 @@ from registry import (
     NotFound,
     Refused,
     Registry,
+    RetentionSettings,
     Signer,
     content_hash,
     verify,
@@ -90,6 +91,30 @@ async def test_the_story_of_a_domain(registry: Registry, clock: Clock) -> None:
     assert (await registry.served_at("support", times[1] + 30)).share == 0.1
     assert (await registry.served_at("support", times[3] + 0.001)).stable == 2
     assert (await registry.served_at("support", times[5] + 1e6)).stable == 1
+
+
+async def test_what_served_long_ago_is_no_longer_known_and_never_guessed(
+    connect: Connect, url: str, clock: Clock
+) -> None:
+    """The audit keeps its newest entries, and the index of moves no more than it."""
+    registry = await connect(url, retention=RetentionSettings(audit=100))
+    await domain_with_versions(registry, count=2)
+    began = clock.now
+    for number in range(250):
+        clock.tick()
+        await registry.promote("support", 2 - number % 2, actor="a", why="")
+    keys = registry.connection.keys
+    assert int(await registry.connection.command("ZCARD", keys.moves("support"))) == 100
+    assert int(await registry.connection.command("XLEN", keys.audit("support"))) < 250
+    assert (await registry.served_at("support", began + 250)).stable == 1
+    assert (await registry.served_at("support", began + 151.5)).stable == 2
+    assert (await registry.served_at("support", began + 150)).stable == 1  # told by the move after it
+    with pytest.raises(NotFound, match="no longer reaches back"):
+        await registry.served_at("support", began + 149)
+    # An entry that went before its move: the next move says what it found.
+    [seq] = await registry.connection.command("ZREVRANGEBYSCORE", keys.moves("support"), began + 240, 0, "LIMIT", 0, 1)
+    assert await registry.connection.command("XDEL", keys.audit("support"), f"{int(seq)}-0")
+    assert (await registry.served_at("support", began + 240)).epoch == 241
 
 
 async def test_a_stale_epoch_conflicts_and_says_what_moved(registry: Registry) -> None:
