@@ -12,7 +12,7 @@ COPY jobs jobs
 COPY processes processes
 # The product is plain Python: copying it is the whole build, and needs no build backend from the network.
 RUN cp -r metaspo.py registry optimizer gateway jobs processes /opt/metaspo/lib/python3.11/site-packages/ \
-    && printf '#!/opt/metaspo/bin/python\nfrom metaspo import main\nmain()\n' > /opt/metaspo/bin/metaspo \
+    && printf '#!/opt/metaspo/bin/python\nimport sys\nfrom metaspo import main\nsys.exit(main())\n' > /opt/metaspo/bin/metaspo \
     && chmod 755 /opt/metaspo/bin/metaspo \
     && /opt/metaspo/bin/python -m compileall -q /opt/metaspo/lib/python3.11/site-packages
 

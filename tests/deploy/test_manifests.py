@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import ipaddress
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,36 @@ def test_the_image_copies_what_the_product_is_made_of(repository: Path) -> None:
     sources = {name.rstrip("/") for names in copied for name in names}
     assert all((repository / name).exists() for name in sources)
     assert {*metaspo.PACKAGES, "processes", "metaspo.py", "requirements/base.txt"} <= sources
+
+
+def test_what_the_image_copies_runs_by_itself(repository: Path, tmp_path: Path) -> None:
+    """The Dockerfile's copies and its script, without an engine: in a folder of their own, and with exit codes."""
+    text = (repository / "Dockerfile").read_text()
+    copied = next(line for line in text.splitlines() if line.startswith("RUN cp -r ")).split()[3:-2]
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    subprocess.run(["cp", "-r", *copied, str(site)], cwd=repository, check=True)
+    script = tmp_path / "metaspo"
+    told = re.search(r"printf '(.+?)' >", text)
+    assert told
+    script.write_text(told.group(1).replace("\\n", "\n"))
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(site), "HOME": str(tmp_path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", str(script), *words], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+
+    where = [sys.executable, "-P", "-c", "import metaspo; print(metaspo.__file__)"]
+    assert subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout.startswith(
+        str(site)
+    )
+    for words in (("--version",), ("gateway", "serve", "--help"), ("jobs", "worker", "--help"), ("search", "--help")):
+        done = run(*words)
+        assert done.returncode == 0, done.stderr
+    assert run("no-such-command").returncode == 2
+    assert run("restore", "nowhere").returncode == 1
 
 
 def test_what_a_proxy_says_of_tls_is_believed_from_its_network_only(repository: Path) -> None:
