@@ -108,7 +108,7 @@ class App:
                 Refusal(
                     404, f"Unknown request URL: {method} {shown}. Please check the URL for typos.", code="unknown_url"
                 ),
-                "messages" if "/messages" in path else "chat",
+                "messages" if "/messages" in path or b"anthropic-version" in dict(scope["headers"]) else "chat",
                 head=method == "HEAD",
             )
 

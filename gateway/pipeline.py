@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from random import Random
 
-from gateway import assignment
+from gateway import assignment, json_word
 from gateway.assignment import Plan, Serving
 from gateway.body import Body, decompress, parse
 from gateway.caller import Caller, ReplyHeaders
@@ -219,6 +219,8 @@ class Pipeline:
                 exchange.arm = arm
                 exchange.version = prompt.number
                 exchange.served_domain = plan.served_domain
+                if "response_format" in body.values:
+                    json_word.notice(exchange, body, edits)
         exchange.token = self.neighbours.ids.issue(exchange)
         fields = assignment.NO_PLAN if plan is None else plan.reply_fields(exchange.arm, exchange.version)
         asked.ours = [(b"x-metaspo-exchange", exchange.token), *fields]

@@ -19,6 +19,8 @@ def drawn(identity: str, share: float) -> bool:
 
 MOST_TASKS = 50
 """Task names of an hour that get room of their own: callers make them up, so there must be an end."""
+LONGEST_TASK = 128
+"""Characters of such a name."""
 OTHER = "other"
 """The task of all further ones; curation watches it and learns nothing from it."""
 
@@ -38,7 +40,8 @@ class HourlyRoom:
         self._units: dict[str, int] = {}
 
     def stratum(self, task: str) -> str:
-        """The task itself, or `OTHER` when there are too many."""
+        """The task itself, cut to `LONGEST_TASK`, or `OTHER` when there are too many."""
+        task = task[:LONGEST_TASK]
         return task if task in self._tasks or len(self._tasks) < MOST_TASKS else OTHER
 
     def take(

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from rig import AUTH, HELLO, completion, door, prompts, settings_for, upstream
+from rig import AUTH, DONE, HELLO, Request, Wires, completion, door, prompts, settings_for, upstream
+
+from gateway import json_word
 
 CARE = prompts("Be careful.", name="global", parent=None)
 
@@ -210,6 +212,21 @@ async def test_d08_several_choices_pass(tmp_path: Path) -> None:
         assert up.last.json["n"] == 3
 
 
+async def test_d08_choices_of_a_stream_interleave_by_index(tmp_path: Path) -> None:
+    def part(index: int, text: str, finish: str | None = None) -> bytes:
+        choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+        return b"data: " + json.dumps({"id": "c", "choices": [choice]}).encode() + b"\n\n"
+
+    events = [part(0, "a"), part(1, "b"), part(1, "", "stop"), part(0, "c"), part(0, "", "length"), DONE]
+
+    async def two(request: Request, wires: Wires) -> None:
+        await wires.stream(*events)
+
+    asked = {**HELLO, "n": 2, "stream": True}
+    async with upstream(two) as up, door(settings_for(tmp_path, up), CARE) as gate, gate.post(asked) as got:
+        assert await got.read() == b"".join(events)
+
+
 async def test_d09_tools_pass_and_nothing_comes_between_calls_and_results(tmp_path: Path) -> None:
     turns = [
         {"role": "user", "content": "q"},
@@ -248,6 +265,33 @@ async def test_d10_d11_d12_d13_every_field_is_forwarded_unchanged_and_in_order(t
     async with upstream() as up, door(settings_for(tmp_path, up), CARE) as gate:
         await gate.ask(body)
         assert up.last.body == body.replace(b'"messages":[', b'"messages":[{"role":"system","content":"Be careful."},')
+
+
+@pytest.mark.parametrize(
+    ("mode", "prompt", "question", "told"),
+    [
+        ("prepend", "Answer in JSON.", "hi", "alone brings"),
+        ("replace", "Be careful.", "hi", "removes"),
+        ("replace", "Be careful, write json.", "hi", ""),
+        ("prepend", "Be careful.", "as JSON please", ""),
+    ],
+)
+async def test_d10_the_log_says_when_a_prompt_decides_about_the_word_json(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str, prompt: str, question: str, told: str
+) -> None:
+    json_word._told.clear()
+    view = prompts(prompt, name="global", parent=None, inject=mode)
+    own = "Mine speaks of json." if mode == "replace" else "Mine."
+    turns = [{"role": "system", "content": own}, {"role": "user", "content": question}]
+    body = {"model": "m", "response_format": {"type": "json_object"}, "messages": turns}
+    async with upstream() as up, door(settings_for(tmp_path, up), view) as gate:
+        for _ in range(3):
+            assert (await gate.ask(body))[0] == 200
+        assert up.last.json["response_format"] == body["response_format"]
+        await gate.ask({**body, "response_format": {"type": "text"}})
+    lines = [line for line in caplog.messages if '"json"' in line]
+    assert len(lines) == (1 if told else 0)
+    assert all(told in line and "version 1 of global" in line and question not in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +388,11 @@ async def test_d21_methods_and_unknown_paths(tmp_path: Path) -> None:
                 assert reply.status == status, (method, path)
                 assert body["error"]["message"]
                 assert (status != 405) or reply.headers["allow"]
+        async with gate.session.get(
+            gate.url + "/v1/nope", headers={**AUTH, "anthropic-version": "2023-06-01"}
+        ) as reply:
+            body = await reply.json()
+            assert (reply.status, body["type"], body["error"]["type"]) == (404, "error", "not_found_error")
         for path in ("/healthz", "/v1/models"):
             async with gate.session.head(gate.url + path, headers=AUTH) as reply:
                 assert (reply.status, await reply.read()) == (200, b"")

@@ -16,11 +16,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from rig import AUTH, DONE, HELLO, Request, Wires, completion, delta, upstream
+from rig import AUTH, DONE, HELLO, Request, Wires, chunk, completion, delta, upstream
 
 from gateway.errors import StartFailed
 from gateway.server import listen
-from registry import EmbeddedRedis, RegistryError
+from registry import EmbeddedRedis, Registry, RegistryError
 
 NOWHERE = "unix:///nonexistent/redis.sock"
 
@@ -144,13 +144,23 @@ async def test_d45_sigterm_finishes_streams_and_takes_no_new_ones(
 async def test_sighup_reads_the_config_again_in_every_worker(
     tmp_path: Path, free_port: int, repository: Path, workers: int
 ) -> None:
+    reloaded = asyncio.Event()
+
+    async def old(request: Request, wires: Wires) -> None:
+        if not request.json.get("stream"):
+            await wires.reply(completion())
+            return
+        await wires.stream(delta("old"), end=False)
+        await reloaded.wait()
+        await wires.send(*map(chunk, (delta("old", "stop"), DONE)), b"0\r\n\r\n")
+
     async def new(request: Request, wires: Wires) -> None:
         await wires.reply(completion("new"))
 
     async def answers(gate: House) -> set[str]:
         return {(await gate.ask())[2]["choices"][0]["message"]["content"] for _ in range(12)}
 
-    async with upstream() as up, upstream(new) as other:
+    async with upstream(old) as up, upstream(new) as other:
         settings: dict[str, Any] = {"redis_url": NOWHERE, "upstreams": upstreams(up.url)}
         async with house(tmp_path, free_port, repository, workers=workers, **settings) as gate:
             assert await answers(gate) == {"hello"}
@@ -159,10 +169,15 @@ async def test_sighup_reads_the_config_again_in_every_worker(
             await asyncio.sleep(0.5)
             assert await answers(gate) == {"hello"}  # a broken file changes nothing
             write(gate.config, tmp_path / "home", free_port, **{**settings, "upstreams": upstreams(other.url)})
-            gate.process.send_signal(signal.SIGHUP)
-            end = time.monotonic() + 10
-            while await answers(gate) != {"new"}:
-                assert time.monotonic() < end
+            asked = gate.session.post(gate.url + "/v1/chat/completions", json={**HELLO, "stream": True}, headers=AUTH)
+            async with asked as got:
+                begun = await got.content.readany()
+                gate.process.send_signal(signal.SIGHUP)
+                end = time.monotonic() + 10
+                while await answers(gate) != {"new"}:
+                    assert time.monotonic() < end
+                reloaded.set()  # what was in flight ends where it began
+                assert begun + await got.read() == delta("old") + delta("old", "stop") + DONE
             log = (tmp_path / "log").read_text()
             assert "the old settings stay" in log
             assert "Traceback" not in log
@@ -193,6 +208,44 @@ async def test_the_snapshot_file_serves_while_the_registry_is_down(
             status, headers, _ = await gate.ask()
             assert (status, headers["x-metaspo-version"], headers["x-metaspo-arm"]) == (200, "1", "stable")
             assert up.last.json["messages"][0] == {"role": "system", "content": "Remember."}
+
+
+async def test_limits_hold_for_all_workers_and_sigterm_writes_what_is_queued(
+    tmp_path: Path, free_port: int, repository: Path
+) -> None:
+    try:
+        redis = EmbeddedRedis.start(tmp_path / "redis")
+    except RegistryError as error:
+        pytest.skip(str(error))
+    limit = 10
+    more: dict[str, Any] = {
+        "redis_url": redis.url,
+        "keys": [{"name": "app", "role": "caller", "key": "sk-caller", "requests_per_minute": limit}],
+        "domains": {"global": {"system_prompt": "Remember.", "sample": {"share": 1.0, "per_hour": 100}}},
+    }
+    try:
+        async with upstream() as up:
+            more["upstreams"] = upstreams(up.url)
+            async with house(tmp_path, free_port, repository, workers=2, **more) as gate:
+                assert all([(await gate.ask())[0] == 200 for _ in range(limit)])
+                end = time.monotonic() + 10
+                while {(await gate.ask())[0] for _ in range(12)} != {429}:  # soon no worker has room for one more
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.1)
+                served = len(up.requests)
+                assert limit <= served <= 2 * limit  # each worker alone, for at most two seconds
+                gate.process.send_signal(signal.SIGTERM)
+                assert await gate.end() == 0
+        registry = await Registry.connect(redis.url)
+        try:
+            assert len(await registry.outcomes("global", limit=100)) == served
+            kept = await registry.samples("global")
+            assert len(kept) == served
+            assert kept[0].answer == "hello"
+        finally:
+            await registry.close()
+    finally:
+        redis.stop()
 
 
 async def test_without_registry_and_file_requests_pass_unchanged(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import time
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
 import brotli
 import pytest
+import zstandard
 from rig import (
     AUTH,
     DONE,
@@ -78,7 +82,34 @@ async def test_d18_body_cap_on_every_way_in(tmp_path: Path) -> None:
         assert (await gate.ask())[0] == 200
 
 
-@pytest.mark.parametrize(("name", "pack"), [("gzip", gzip.compress), ("br", brotli.compress)])
+async def test_d18_a_bomb_in_chunks_is_cut_at_the_cap(tmp_path: Path) -> None:
+    bomb = gzip.compress(json.dumps({**HELLO, "x": "y" * 50_000_000}).encode())
+    head = RAW + b"content-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+    pieces = b"".join(chunk(bomb[at : at + 1000]) for at in range(0, len(bomb), 1000))
+    async with upstream() as up, door(settings_for(tmp_path, up, gateway={"max_body_bytes": 1 << 20})) as gate:
+        tracemalloc.start()
+        try:
+            got = await gate.raw(head + pieces + b"0\r\n\r\n")
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+        assert got.startswith(b"HTTP/1.1 413 ")
+        assert json.loads(got.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_too_large"
+        small = gzip.compress(BODY)
+        got = await gate.raw(head + chunk(small[:20]) + chunk(small[20:]) + b"0\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 200 ")
+        assert up.last.body == BODY
+
+
+PACKED = {
+    "gzip": gzip.compress,
+    "br": brotli.compress,
+    "deflate": zlib.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize(("name", "pack"), PACKED.items())
 async def test_d19_compressed_requests_are_opened(tmp_path: Path, name: str, pack: Any) -> None:
     async with upstream() as up, door(settings_for(tmp_path, up), CARE) as gate:
         assert (await gate.ask(pack(BODY), content_encoding=name))[0] == 200
@@ -402,6 +433,47 @@ async def test_d37_a_stream_that_is_complete_but_for_done_is_passed_on_as_it_is(
         assert await got.read() == delta("a") + delta("", "stop")
 
 
+ERROR_EVENTS = {
+    "/v1/chat/completions": [b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n'],
+    "/v1/messages": [b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'],
+    "/v1/responses": [
+        b'event: response.failed\ndata: {"type":"response.failed","response":{}}\n\n',
+        b'data: {"type":"response.failed","response":{}}\n\n',
+        b'event: error\ndata: {"type":"error","message":"x"}\n\n',
+    ],
+}
+
+
+@pytest.mark.parametrize(("path", "event"), [(path, event) for path, all_ in ERROR_EVENTS.items() for event in all_])
+@pytest.mark.parametrize("done", [b"", DONE])
+async def test_d38_an_upstreams_own_error_event_is_passed_on_and_no_good_example(
+    tmp_path: Path, path: str, event: bytes, done: bytes
+) -> None:
+    async def gives_up(request: Request, wires: Wires) -> None:
+        await wires.stream(*filter(None, (delta("a"), event, done)))
+
+    async with upstream(gives_up) as up:
+        own = {**quick(up), "dialect": "anthropic" if "messages" in path else "openai"}
+        async with door(settings_for(tmp_path, own), CARE) as gate:
+            seen = Seen(gate)
+            async with gate.post({**STREAM, "input": "q"}, path) as got:
+                assert (await got.read()).endswith(event + done)
+            await until(lambda: seen.exchanges)
+            assert not seen.exchanges[0].ok
+
+
+async def test_d38_a_text_that_speaks_of_errors_is_no_error(tmp_path: Path) -> None:
+    async def talks(request: Request, wires: Wires) -> None:
+        await wires.stream(delta('\nevent: error\ndata: {"error":{"message":"x"}}\n'), delta("", "stop"), DONE)
+
+    async with upstream(talks) as up, door(settings_for(tmp_path, up), CARE) as gate:
+        seen = Seen(gate)
+        async with gate.post(STREAM) as got:
+            assert (await got.read()).endswith(DONE)
+        await until(lambda: seen.exchanges)
+        assert seen.exchanges[0].ok
+
+
 async def test_a_whole_reply_that_is_cut_is_a_502(tmp_path: Path) -> None:
     async def cut(request: Request, wires: Wires) -> None:
         await wires.send(
@@ -412,6 +484,36 @@ async def test_a_whole_reply_that_is_cut_is_a_502(tmp_path: Path) -> None:
     async with upstream(cut) as up, door(settings_for(tmp_path, up)) as gate:
         status, _, reply = await gate.ask()
         assert (status, reply["error"]["code"]) == (502, "upstream_error")
+
+
+async def test_a_stream_whose_compression_breaks_ends_with_an_error_event(tmp_path: Path) -> None:
+    async def breaks(request: Request, wires: Wires) -> None:
+        packer = zlib.compressobj(wbits=31)
+        good = packer.compress(delta("a")) + packer.flush(zlib.Z_SYNC_FLUSH)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n"
+        await wires.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk(good), pause=0.05)
+        await wires.send(chunk(b"\xff" * 50) + b"0\r\n\r\n")
+
+    async with upstream(breaks) as up, door(settings_for(tmp_path, up), CARE) as gate, gate.post(STREAM) as got:
+        body = await got.read()
+        assert got.status == 200
+        assert body.startswith(delta("a"))
+        assert json.loads(body.removeprefix(delta("a"))[6:])["error"]["code"] == "upstream_error"
+        assert b"[DONE]" not in body
+
+
+async def test_a_trickle_is_passed_on_and_ends_with_the_total_timeout(tmp_path: Path) -> None:
+    async def trickles(request: Request, wires: Wires) -> None:
+        await wires.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        for byte in delta("a") + delta("b" * 1000):
+            await wires.send(chunk(bytes([byte])), pause=0.002)
+
+    async with upstream(trickles) as up, door(settings_for(tmp_path, quick(up, total=0.8)), CARE) as gate:
+        async with gate.post(STREAM) as got:
+            body = await got.read()
+        assert body.startswith(delta("a"))
+        assert json.loads(body.removeprefix(delta("a"))[6:])["error"]["code"] == "upstream_timeout"
+        await until(lambda: up.open == 0)
 
 
 async def test_html_from_a_proxy_in_between_is_passed_on(tmp_path: Path) -> None:
@@ -451,6 +553,35 @@ async def test_d39_a_caller_that_leaves_cancels_the_upstream(tmp_path: Path, str
         assert not gate.worker.pipeline.wire.watch.busy
         assert all(health.in_flight == 0 for health in gate.worker.pipeline.router.healths.values())
         del reader
+
+
+async def test_d39_a_caller_that_leaves_while_the_upstream_is_connected(tmp_path: Path) -> None:
+    deaf = socket.socket()  # nobody accepts: its queue is full after one connection, and the next one waits
+    deaf.bind(("127.0.0.1", 0))
+    deaf.listen(0)
+    address = deaf.getsockname()
+    filling = [socket.socket() for _ in range(4)]
+    try:
+        for one in filling:
+            one.setblocking(False)
+            one.connect_ex(address)
+        own = {"name": "up", "base_url": f"http://127.0.0.1:{address[1]}/v1", "timeouts": {"connect": 30.0}}
+        async with door(settings_for(tmp_path, own)) as gate:
+            seen = Seen(gate)
+            body = json.dumps(STREAM).encode()
+            _, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+            writer.write(RAW + b"content-length: %d\r\n\r\n" % len(body) + body)
+            await until(lambda: gate.worker.pipeline.in_flight == 1)
+            await asyncio.sleep(0.2)
+            assert gate.worker.pipeline.in_flight == 1, "still connecting"
+            writer.transport.abort()
+            await until(lambda: seen.exchanges, 1.0)
+            assert seen.exchanges[0].ending == "caller_gone"
+            assert gate.worker.pipeline.in_flight == 0
+            assert all(health.in_flight == 0 for health in gate.worker.pipeline.router.healths.values())
+    finally:
+        for one in (deaf, *filling):
+            one.close()
 
 
 async def test_d39_a_caller_that_leaves_while_sending(tmp_path: Path) -> None:
