@@ -58,9 +58,10 @@ evidence:
 	@for part in proofs simulations search gateway demo models; do \
 		echo "== evidence-$$part"; $(MAKE) --no-print-directory evidence-$$part || exit 1; done
 
-# 1,000 simulated gates and canaries compared with what is published, 500 kills of Redis under write load.
+# 1,000 simulated gates and canaries compared with what is published, 500 kills of Redis under write load, how fast the registry is.
 evidence-proofs: install-dev
 	$(BIN)/python -m pytest -m slow --timeout 0 $(ARGS)
+	$(BIN)/python -m benchmarks.registry_bench --only fanout snapshot ingest moves history memory --write $(RESULTS)/registry.json
 
 evidence-simulations: install-dev
 	@mkdir -p $(WORK)
