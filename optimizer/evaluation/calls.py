@@ -16,7 +16,7 @@ import msgspec
 from optimizer.errors import BudgetSpent, JournalError, ModelError, RunBlocked
 from optimizer.models import Backend
 from optimizer.records import Completion, ModelRole, Request
-from optimizer.run.journal import Journal
+from optimizer.run.journal import Journal, Kept
 from optimizer.run.spending import Spending
 from optimizer.waves import first_of
 
@@ -51,6 +51,7 @@ class Calls:
         self._seen: set[bytes] = set()
         self._flying: dict[bytes, asyncio.Future[Completion]] = {}
         self._landed = asyncio.Event()
+        self._unkept: list[tuple[Kept, asyncio.Future[None]]] = []
 
     async def replies(self, requests: Sequence[Request], *, judged: bool = False) -> list[Completion]:
         """The replies to ``requests`` (all of one role), in order.
@@ -155,7 +156,7 @@ class Calls:
                 f"{error} (the call: {request.role} model, {request.purpose or 'no purpose given'})"
             ) from error
         else:
-            self._journal.keep(key, request.role, request.purpose, reply, self._clock())
+            await self._kept((key, request.role, request.purpose, reply, self._clock()))
             self._seen.add(key)
             self._spending.paid(request.role, reply, replayed=False)
         finally:
@@ -164,6 +165,31 @@ class Calls:
         self._flying[key].set_result(reply)
         self._on_paid()
         return reply
+
+    async def _kept(self, row: Kept) -> None:
+        """Commit one reply. Replies that came in the same turn of the loop are committed together, which is cheaper;
+        nobody goes on before that is done."""
+        loop = asyncio.get_running_loop()
+        if not self._unkept:
+            loop.call_soon(self._commit)
+        committed = loop.create_future()
+        self._unkept.append((row, committed))
+        await committed
+
+    def _commit(self) -> None:
+        unkept, self._unkept = self._unkept, []
+        failure: JournalError | None = None
+        try:
+            self._journal.keep(*(row for row, _ in unkept))
+        except JournalError as error:
+            failure = error
+        for _, committed in unkept:
+            if committed.done():
+                continue  # who waited was cancelled; the reply is kept all the same
+            if failure is None:
+                committed.set_result(None)
+            else:
+                committed.set_exception(failure)
 
     def _backend(self, role: ModelRole) -> Backend:
         backend = self._backends.get(role)

@@ -103,7 +103,7 @@ class OpenAICompatible:
         session = self._session or self._open()
         body = self._dialect.body(request)
         try:
-            async with session.post(self._url, data=_encode(body)) as response:
+            async with session.post(self._url, data=aiohttp.BytesPayload(_encode(body))) as response:
                 raw = await self._whole(response)
                 status, headers = response.status, response.headers
         except asyncio.TimeoutError:  # noqa: UP041 -- aiohttp raises a subclass of its own

@@ -29,6 +29,9 @@ create table if not exists events (seq integer primary key, event blob not null)
 _FORMAT = 1
 _LOOKUP_WIDTH = 500  # SQLite's oldest limit on bound values is 999
 
+Kept = tuple[bytes, str, str, Completion, float]
+"""One reply to keep: the request's key, role, purpose, the reply, and when it came (seconds since the epoch)."""
+
 _reply_decoder = msgspec.json.Decoder(Completion)
 _event_decoder = msgspec.json.Decoder(Event)
 
@@ -80,11 +83,23 @@ class Journal:
                 found.update((key, _reply_decoder.decode(reply)) for key, reply in rows)
         return found
 
-    def keep(self, key: bytes, role: str, purpose: str, reply: Completion, at: float) -> None:
-        """Append one reply; it is committed when this returns. A key that is already there keeps its first reply."""
-        row = (key, role, purpose, msgspec.json.encode(reply), at)
+    def keep(self, *kept: Kept) -> None:
+        """Append replies; they are committed, together, when this returns. A key that is already there keeps its first
+        reply."""
+        insert = "insert or ignore into calls (key, role, purpose, reply, at) values (?, ?, ?, ?, ?)"
+        rows = [(key, role, purpose, msgspec.json.encode(reply), at) for key, role, purpose, reply, at in kept]
         with self._translated("written"):
-            self._db.execute("insert or ignore into calls (key, role, purpose, reply, at) values (?, ?, ?, ?, ?)", row)
+            if len(rows) == 1:
+                self._db.execute(insert, rows[0])
+                return
+            self._db.execute("begin")
+            try:
+                self._db.executemany(insert, rows)
+                self._db.execute("commit")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+                raise
 
     def count(self) -> int:
         """How many replies are stored."""

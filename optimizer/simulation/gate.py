@@ -71,6 +71,7 @@ class Pipeline:
             models=Models(base=ModelSpec(model="world:")),
             budget=Budget(calls=domain.calls),
             standing=Standing(attempt=1, live=True),
+            options={"headroom_cells": 0},  # drawn scores have no model that could be asked beforehand
         )
         self._policy = policy_for(spec, measured_safety=True)
         self._rungs: tuple[Rung, ...] = plan_for(spec).rungs

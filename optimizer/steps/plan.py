@@ -100,7 +100,7 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     headroom = chosen.get("headroom_cells", cells_for(usable, tasks, available))
     if spec.models.optimizer is not None:
         search *= 0.96  # the optimizer's own calls come out of the same budget
-    loops = max(0.0, search - most_calls(headroom))
+    loops = max(0.0, search - most_calls(headroom) / 2)  # where prompts matter it mostly ends halfway
     generations = next((count for least, count in GENERATIONS if search >= least), 1)
     final = 0.12 * loops if search >= 600 else 0.0
     unit = (loops - final) / (generations + 0.6)

@@ -26,8 +26,8 @@ def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "run.journal"
     journal = Journal(path)
     for number in range(1500):
-        journal.keep(key(number), "base", f"task/{number}", Completion(text=str(number)), 1.0)
-    journal.keep(key(0), "base", "again", Completion(text="other"), 2.0)
+        journal.keep((key(number), "base", f"task/{number}", Completion(text=str(number)), 1.0))
+    journal.keep((key(0), "base", "again", Completion(text="other"), 2.0))
     journal.set_note("state", {"at": [1, 2]})
     journal.append_event(Event(kind="a", message="b", at=1.0, data={"n": 1}))
     journal.close()
@@ -59,13 +59,30 @@ def test_a_full_disk_is_a_sentence_and_leaves_whole_rows(tmp_path: Path) -> None
     written = 0
     with pytest.raises(JournalError, match=r"disk is full.*--resume"):
         for written in range(1000):
-            journal.keep(key(written), "base", "t", Completion(text="x" * 500), 1.0)
+            journal.keep((key(written), "base", "t", Completion(text="x" * 500), 1.0))
     journal.close()
     journal = Journal(path)
     assert 0 < written == journal.count()
     assert len(journal.find([key(number) for number in range(1000)])) == written
     assert journal._db.execute("pragma integrity_check").fetchone()[0] == "ok"
-    journal.keep(key(5000), "base", "t", REPLY, 2.0)  # with room again the run goes on
+    journal.keep((key(5000), "base", "t", REPLY, 2.0))  # with room again the run goes on
+    journal.close()
+
+
+def test_replies_kept_together_are_kept_wholly_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    journal = Journal(path)
+    journal.keep(*((key(n), "base", "t", Completion(text=str(n)), 1.0) for n in range(50)))
+    assert journal.count() == 50
+    pages = journal._db.execute("pragma page_count").fetchone()[0]
+    journal._db.execute(f"pragma max_page_count = {pages + 4}")
+    with pytest.raises(JournalError, match=r"disk is full.*--resume"):
+        journal.keep(*((key(n), "base", "t", Completion(text="x" * 500), 1.0) for n in range(50, 1000)))
+    assert journal.count() == 50
+    journal.keep((key(5000), "base", "t", REPLY, 2.0))  # the transaction is over: the next one is its own
+    journal.close()
+    journal = Journal(path)
+    assert len(journal.find([key(number) for number in range(6000)])) == 51
     journal.close()
 
 
@@ -81,7 +98,7 @@ def test_a_file_size_limit_is_a_sentence_too(tmp_path: Path) -> None:
         "journal = Journal(Path(sys.argv[1]))\n"
         "try:\n"
         "    for n in range(2000):\n"
-        "        journal.keep(n.to_bytes(20, 'big'), 'base', 't', Completion(text='x' * 500), 1.0)\n"
+        "        journal.keep((n.to_bytes(20, 'big'), 'base', 't', Completion(text='x' * 500), 1.0))\n"
         "except JournalError as error:\n"
         "    print(n, error)\n"
     )
@@ -108,7 +125,7 @@ def test_a_killed_writer_loses_nothing_that_was_kept(tmp_path: Path) -> None:
         "journal = Journal(Path(sys.argv[1]))\n"
         "n = 0\n"
         "while True:\n"
-        "    journal.keep(n.to_bytes(20, 'big'), 'base', 't', Completion(text='x' * 2000), 1.0)\n"
+        "    journal.keep((n.to_bytes(20, 'big'), 'base', 't', Completion(text='x' * 2000), 1.0))\n"
         "    n += 1\n"
         "    print(n, flush=True)\n"
     )
@@ -154,7 +171,7 @@ def test_looking_up_does_not_load_the_journal(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "big.journal")
     journal._db.execute("begin")
     for number in range(20_000):
-        journal.keep(key(number), "base", "t", REPLY, 1.0)
+        journal.keep((key(number), "base", "t", REPLY, 1.0))
     journal._db.execute("commit")
     journal.close()
     began = time.perf_counter()
