@@ -24,6 +24,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)(?:#([^)\s]+))?\)")
 PAGES = sorted(DOCS.rglob("*.md"))
+ROOT = DOCS.parent
+BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "examples/README.md")
+EVERYWHERE = [*PAGES, *(ROOT / name for name in BESIDE)]
 
 
 def reference() -> ModuleType:
@@ -44,7 +47,7 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
+@pytest.mark.parametrize("page", EVERYWHERE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         found = (page.parent / target).resolve()
@@ -107,8 +110,6 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
 # --- commands that are only read -------------------------------------------------------------------------------------
 
 CODE = re.compile(r"^```\w*\n(.*?)^```$|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
-ROOT = DOCS.parent
-EVERYWHERE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
 
 
 def named(text: str) -> list[list[str]]:
