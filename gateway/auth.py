@@ -8,9 +8,9 @@ expired or gone from the snapshot stops working with the next snapshot (pushed, 
 from __future__ import annotations
 
 import contextlib
-import hmac
 from collections.abc import Callable
 from hashlib import sha256
+from hmac import compare_digest
 
 from registry import KeyRecord, Snapshot
 
@@ -36,13 +36,14 @@ class KeyRing:
                     keys[digest] = digest, key
         self._by_digest = keys
 
-    def find(self, token: bytes) -> KeyRecord | None:
+    def find(self, token: bytes, digest: bytes | None = None) -> KeyRecord | None:
         """The live key with this text, whatever its role, or None."""
         if not 0 < len(token) <= LONGEST_TOKEN:
             return None
-        digest = sha256(token).digest()
+        if digest is None:
+            digest = sha256(token).digest()
         found = self._by_digest.get(digest)
-        if found is None or not hmac.compare_digest(found[0], digest):
+        if found is None or not compare_digest(found[0], digest):
             return None
         key = found[1]
         return key if self._alive(key) else None
@@ -57,9 +58,9 @@ class KeyRing:
     def _alive(self, key: KeyRecord) -> bool:
         return key.revoked_at is None and (key.expires_at is None or key.expires_at > self._clock())
 
-    def caller(self, token: bytes) -> KeyRecord | None:
+    def caller(self, token: bytes, digest: bytes | None = None) -> KeyRecord | None:
         """The live key that may use the data plane: a caller's, and one that the config file opens both planes to."""
-        key = self.find(token)
+        key = self.find(token, digest)
         return key if key is not None and (key.role == "caller" or key.both_planes) else None
 
     def operator(self, token: bytes) -> KeyRecord | None:

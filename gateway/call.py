@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -83,8 +84,10 @@ class Call:
     def arrived(self, limit: int) -> bytes | None:
         if self.more_body or self._size > limit or self._failure is not None:
             return None
-        pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces = self._pieces
+        body = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return body
 
     async def body(self, limit: int) -> bytes:
         if self._length is not None and self._length > limit:
@@ -143,25 +146,28 @@ class Call:
         """The exchange is over."""
         self._protocol.call_ended(self)
 
-    # --- the reply ---------------------------------------------------------------------------------------------------
+    # --- the reply: written at once; what is given back is awaited, for a caller who reads slowly ---------------------
 
-    async def whole(self, status: int, headers: ReplyHeaders, body: bytes) -> None:
+    def whole(self, status: int, headers: ReplyHeaders, body: bytes) -> Awaitable[None]:
         if self.disconnected:
             raise CallerGone("The caller hung up.")
         self.started = True
         head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
         if len(body) > LARGE:
             self._transport.writelines((head, body))
-            await self._drained()
+            if self._protocol.flow.write_paused:
+                return self._completed_later()
         else:
             self._transport.write(head + body)
         self._complete()
+        return self._protocol.nothing
 
-    async def start(self, status: int, headers: ReplyHeaders, length: int | None = None) -> None:
+    def start(self, status: int, headers: ReplyHeaders, length: int | None = None) -> Awaitable[None]:
         if self.disconnected:
             raise CallerGone("The caller hung up.")
         self.started = True
         self._begin(status, headers, length)
+        return self._protocol.nothing
 
     def _begin(self, status: int, headers: ReplyHeaders, length: int | None) -> None:
         if length is not None:
@@ -174,22 +180,21 @@ class Call:
             self.keep_alive = False
         self._transport.write(self._head(status, headers, framing))
 
-    async def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> Awaitable[None]:
         if self.disconnected:
             raise CallerGone("The caller hung up.")
         if self._chunked:
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         else:
             self._transport.write(piece)
-        if self._protocol.flow.write_paused:
-            await self._drained()
+        return self._protocol.flow.drain() if self._protocol.flow.write_paused else self._protocol.nothing
 
-    async def finish(self) -> None:
-        if self.disconnected:
-            return
-        if self._chunked:
-            self._transport.write(b"0\r\n\r\n")
-        self._complete()
+    def finish(self) -> Awaitable[None]:
+        if not self.disconnected:
+            if self._chunked:
+                self._transport.write(b"0\r\n\r\n")
+            self._complete()
+        return self._protocol.nothing
 
     def remark(self, headers: ReplyHeaders) -> None:
         if self.disconnected or self.response_complete:
@@ -203,9 +208,9 @@ class Call:
         self.keep_alive = False
         self._transport.abort()
 
-    async def _drained(self) -> None:
-        if self._protocol.flow.write_paused:
-            await self._protocol.flow.drain()
+    async def _completed_later(self) -> None:
+        await self._protocol.flow.drain()
+        self._complete()
 
     def _head(self, status: int, headers: ReplyHeaders, framing: bytes) -> bytes:
         if self.more_body:

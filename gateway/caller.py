@@ -36,16 +36,16 @@ class Caller(Protocol):
     async def body(self, limit: int) -> bytes:
         """The whole request body as sent. Raises RequestRefused (413) above ``limit`` bytes, CallerGone."""
 
-    async def whole(self, status: int, headers: ReplyHeaders, body: bytes) -> None:
+    def whole(self, status: int, headers: ReplyHeaders, body: bytes) -> Awaitable[None]:
         """A complete reply."""
 
-    async def start(self, status: int, headers: ReplyHeaders, length: int | None = None) -> None:
+    def start(self, status: int, headers: ReplyHeaders, length: int | None = None) -> Awaitable[None]:
         """Begin a reply whose body follows in pieces; ``length`` when it is known."""
 
-    async def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> Awaitable[None]:
         """One piece of the body; waits while the caller does not read."""
 
-    async def finish(self) -> None:
+    def finish(self) -> Awaitable[None]:
         """End of the body."""
 
     def remark(self, headers: ReplyHeaders) -> None:

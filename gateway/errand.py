@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, ClassVar
+from typing import Any
 
 
 class Errand:
@@ -23,9 +23,6 @@ class Errand:
     when it has ended."""
 
     __slots__ = ("_cancelled", "_coroutine", "_ended", "_loop", "_on_done", "_task", "_waits")
-
-    current: ClassVar[Errand | None] = None
-    """The one whose step is being run."""
 
     def __init__(
         self,
@@ -47,22 +44,21 @@ class Errand:
     def resume(self, _future: object = None) -> None:
         """Run until it waits again. Called to begin, and by what it waits for."""
         self._waits = None
-        outer, Errand.current = Errand.current, self
-        ended = True
+        outer, running.errand = running.errand, self
         try:
             if self._cancelled:
                 self._cancelled = False
                 waits = self._coroutine.throw(asyncio.CancelledError())
             else:
                 waits = self._coroutine.send(None)
-            ended = False
-        except (StopIteration, asyncio.CancelledError):
+        except BaseException as error:
+            running.errand = outer
+            self._ended = True
+            self._on_done()
+            if not isinstance(error, StopIteration | asyncio.CancelledError):
+                raise
             return
-        finally:
-            Errand.current = outer
-            if ended:
-                self._ended = True
-                self._on_done()
+        running.errand = outer
         if waits is self:  # parked: whoever it waits for knows it
             return
         if waits is _TASK:
@@ -90,14 +86,28 @@ class Errand:
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        self._ended = True
         if not task.cancelled():
             task.exception()
         self._on_done()
 
 
+class _Running:
+    """Which errand's step is being run. (An instance: each change of a class attribute makes Python forget what it
+    knows of the class.)"""
+
+    __slots__ = ("errand",)
+
+    def __init__(self) -> None:
+        self.errand: Errand | None = None
+
+
+running = _Running()
+
+
 class _InTask:
     def __await__(self) -> Generator[Any, None, None]:
-        if Errand.current is not None:
+        if running.errand is not None:
             yield self
 
 
@@ -111,7 +121,7 @@ def in_task() -> _InTask:
 
 def parked(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | Errand:
     """What the running coroutine is to await until somebody calls :func:`wake` with it."""
-    return Errand.current or loop.create_future()
+    return running.errand or loop.create_future()
 
 
 def wake(waiter: asyncio.Future[None] | Errand) -> None:

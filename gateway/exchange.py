@@ -169,8 +169,9 @@ class Exchange:
 class Auth(Protocol):
     """Who asks. Reads memory only; constant time in the key's text."""
 
-    def caller(self, token: bytes) -> KeyRecord | None:
-        """The live caller key for this bearer token (empty when none was sent), or None."""
+    def caller(self, token: bytes, digest: bytes | None = None) -> KeyRecord | None:
+        """The live caller key for this bearer token (empty when none was sent), or None. ``digest``: the token's
+        SHA-256, where it is known."""
 
 
 class Limits(Protocol):
@@ -221,7 +222,7 @@ class OpenDoor:
     def __init__(self) -> None:
         self.anyone = KeyRecord(id="anyone", name="anyone", role="caller", hash="")
 
-    def caller(self, token: bytes) -> KeyRecord | None:  # noqa: ARG002 - the protocol's signature
+    def caller(self, token: bytes, digest: bytes | None = None) -> KeyRecord | None:  # noqa: ARG002 - the protocol's signature
         return self.anyone
 
 

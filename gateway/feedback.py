@@ -106,7 +106,7 @@ class SignedIds:
     ) -> None:
         # The secret is 32 random bytes of its own purpose: deriving a key from it for each id would only cost time.
         self._mac = _KeyedBlake2(secret)
-        self._second = (0, "")
+        self._second, self._second_text = 0, ""
         self._signer = Signer(secret, salt=b"", key_derivation="none", algorithm=self._mac)
         self._clock = clock
         self._lifetime = lifetime
@@ -123,13 +123,13 @@ class SignedIds:
             if arm in {"canary", "control"}:
                 experiment = self._experiment(domain)
         second = int(exchange.started)
-        if second != self._second[0]:
-            self._second = (second, _base36(second))
+        if second != self._second:
+            self._second, self._second_text = second, _base36(second)
         identity = record_id(exchange) if exchange.idempotency_key else exchange.id
         key = exchange.key.id if exchange.key else ""
         unit = _digest(exchange.unit)
         # What itsdangerous' Signer makes of it, without its layers for each of thousands a second.
-        value = f"{identity}~{self._second[1]}~{key}~{unit}~{arm}~{version}~{experiment}~{domain}".encode()
+        value = f"{identity}~{self._second_text}~{key}~{unit}~{arm}~{version}~{experiment}~{domain}".encode()
         mac = self._mac.keyed.copy()
         mac.update(value)
         return b"%b.%b" % (value, b2a_base64(mac.digest(), newline=False).translate(_URL_SAFE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 
 from gateway.dialects import Speech
 
@@ -28,6 +29,7 @@ class Head:
     """
 
     __slots__ = (
+        "digest",
         "domain",
         "encoding",
         "forwarded",
@@ -44,6 +46,7 @@ class Head:
         "token",
         "traceparent",
         "unit",
+        "wishes",
     )
 
     def __init__(self, path: str, query: bytes, headers: dict[bytes, bytes]) -> None:
@@ -54,6 +57,7 @@ class Head:
         bearer = get(b"authorization", b"")
         self.token = bearer[7:].strip() if bearer[:7].lower() == b"bearer " else get(b"x-api-key", b"")
         """The caller's key; empty when none was sent."""
+        self.digest = sha256(self.token).digest()
         kind = get(b"content-type")
         self.is_json = kind is None or b"json" in kind.lower()
         self.encoding = get(b"content-encoding")
@@ -62,6 +66,8 @@ class Head:
         self.traceparent = get(b"traceparent", b"")
         self.origin = get(b"origin")
         self.sample_off = get(b"x-metaspo-sample") == b"off"
+        self.wishes = self.sample_off or self.retry or bool(self.idempotency_key or self.traceparent)
+        """Whether any of these four says something."""
         self.inject = get(b"x-metaspo-inject") != b"off"
         domain = get(b"x-metaspo-domain")
         self.domain = None if domain is None else domain.decode("latin-1")

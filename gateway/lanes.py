@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
 import msgspec
 
@@ -13,9 +13,10 @@ from gateway.caller import Caller, ReplyHeaders
 from gateway.dialects import Speech
 from gateway.errand import in_task
 from gateway.errors import RequestRefused, UpstreamFailed
-from gateway.exchange import Exchange, TranslateLane
+from gateway.exchange import Exchange, Target, TranslateLane
 from gateway.refusals import NO_TRANSLATION
 from gateway.routing import Pick, Router
+from gateway.upstream import Connection
 from gateway.wire import Reply, TranslatedReply, WireLane, opened
 
 RETRIED = frozenset((429, 500, 502, 503, 504, 529))
@@ -67,42 +68,48 @@ class Lanes:
         exchange = asked.exchange
         pick = router.choose(exchange.model, asked.speech.wire)
         exchange.sent_at = self.monotonic()
-        outcome = await self._attempt(asked, pick, quiet)
-        if isinstance(outcome, UpstreamFailed) or outcome.status in RETRIED:
-            other = None if asked.caller.started else router.another(pick, exchange.model, asked.speech.wire)
-            if other is not None:
-                if isinstance(outcome, UpstreamFailed):
-                    pick.done("failed")
-                else:
-                    outcome.release()
-                    pick.done("busy" if outcome.status == 429 else "failed", retry_after=retry_after(outcome))
-                pick = other
-                outcome = await self._attempt(asked, pick, quiet)
-        if isinstance(outcome, UpstreamFailed):
-            pick.done("failed")
+        again = False
+        while True:
+            failure: UpstreamFailed | None = None
             try:
-                raise outcome
-            finally:
-                del outcome  # else its traceback holds this frame, and this frame holds it
-        return outcome, pick
+                reply = opened(await self._send(asked, pick, quiet))
+                if reply.status not in RETRIED:
+                    return reply, pick
+            except UpstreamFailed as error:
+                failure = error
+            except BaseException:
+                pick.done("unknown")
+                raise
+            elsewhere = None
+            if not (again or asked.caller.started):
+                elsewhere = router.another(pick, exchange.model, asked.speech.wire)
+            if failure is not None:
+                pick.done("failed")
+                if elsewhere is None:
+                    try:
+                        raise failure
+                    finally:
+                        del failure  # else its traceback holds this frame, and this frame holds it
+            elif elsewhere is None:
+                return reply, pick
+            else:
+                reply.release()
+                pick.done("busy" if reply.status == 429 else "failed", retry_after=retry_after(reply))
+            pick, again = elsewhere, True
 
-    async def _attempt(self, asked: Asked, pick: Pick, quiet: float) -> Reply | UpstreamFailed:
-        exchange = asked.exchange
-        exchange.target = target = pick.target
-        try:
-            body = asked.body_for(target.model)
-            if target.wire == asked.speech.wire:
-                sent = self.wire.send(pick.upstream, asked.speech, body, asked.caller.head, asked.on_quiet, quiet)
-                return opened(await sent)
-            await in_task()  # LiteLLM's clients need one
-            with _reminding(asked.on_quiet, quiet):
-                status, headers, chunks = await self._translator().send(exchange, b"".join(body), target)
-            return TranslatedReply(status, headers, _reminded(chunks, asked.on_quiet, quiet))
-        except UpstreamFailed as failure:
-            return failure
-        except BaseException:
-            pick.done("unknown")
-            raise
+    def _send(self, asked: Asked, pick: Pick, quiet: float) -> Awaitable[Connection | TranslatedReply]:
+        """To be awaited: the reply of one target, once its head is there."""
+        asked.exchange.target = target = pick.target
+        body = asked.body_for(target.model)
+        if target.wire == asked.speech.wire:
+            return self.wire.send(pick.upstream, asked.speech, body, asked.caller.head, asked.on_quiet, quiet)
+        return self._translated(asked, b"".join(body), target, quiet)
+
+    async def _translated(self, asked: Asked, body: bytes, target: Target, quiet: float) -> TranslatedReply:
+        await in_task()  # LiteLLM's clients need one
+        with _reminding(asked.on_quiet, quiet):
+            status, headers, chunks = await self._translator().send(asked.exchange, body, target)
+        return TranslatedReply(status, headers, _reminded(chunks, asked.on_quiet, quiet))
 
     def _translator(self) -> TranslateLane:
         lane = self.translate()

@@ -77,7 +77,9 @@ class _Rate:
     def used(self, into: float) -> float:
         """The count of the last 60 seconds, ``into`` seconds into the minute."""
         before, now = self.before, self.now
-        return (before.ours + before.others) * (1 - into / MINUTE) + now.ours + now.others
+        used = now.ours + now.others
+        earlier = before.ours + before.others
+        return used + earlier * (1 - into / MINUTE) if earlier else used
 
     def wait(self, more: float, limit: float, into: float) -> float:
         """Seconds until ``more`` fits under ``limit``, if nothing else comes."""
@@ -169,12 +171,13 @@ class KeyLimits:
         if book is None or not book.begins <= now < book.ends:
             book = self._book(key.id, now)
         refusal = self._refusal(key, book, est_tokens, now)
-        if refusal is None:
-            book.requests.now.ours += 1
-            book.tokens.now.ours += est_tokens
-            book.in_flight += 1
-            book.touched = True
-        return refusal
+        if refusal is not None:
+            return refusal
+        book.requests.now.ours += 1
+        book.tokens.now.ours += est_tokens
+        book.in_flight += 1
+        book.touched = True
+        return None
 
     def settle(self, exchange: Exchange) -> None:
         """Give the place back, correct the tokens by what was used, and book what it cost."""

@@ -15,20 +15,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from gateway.exchange import Dialect, Exchange, Target
+from gateway.exchange import Dialect, Exchange, Usage
 from gateway.metric_names import FAMILIES, Family
 from registry import Snapshot
 
 OTHER = "other"
 MOST_DOMAINS = 1000
 MOST_SERIES = 4096
-"""Kinds of exchanges whose series are remembered."""
+"""Kinds of exchanges whose labels are remembered."""
+LONGEST_MODEL = 128
+"""Characters of a model's name that is remembered."""
+FOLD_AT = 256
+"""Exchanges of one kind that are noted before they are counted, unless a scrape or a flush comes first."""
 MOST_UNNAMED_MODELS = 50
 """Models that only the price table names get a label of their own up to so many."""
 FLUSH_EVERY = 1.0
@@ -95,19 +100,24 @@ class _Buckets:
         self.total += value
 
 
+_Seen = tuple[float, float, float, float, Usage | None]
+"""Of one exchange: when it was received, sent, first answered (streams only) and ended; its tokens."""
+
+
 class _Series:
-    """Where exchanges of one kind count, found once: the labels of the next one are the same."""
+    """What exchanges of one kind count in: their labels, found once, and what was noted of them since the last fold."""
 
-    __slots__ = ("about", "duration", "overhead", "priced", "requests", "target", "tokens")
+    __slots__ = ("about", "dialect", "labels", "model", "priced", "seen", "target")
 
-    def __init__(self, target: Target | None, requests: list[int], overhead: _Buckets) -> None:
-        self.target = target
-        self.requests = requests
-        self.overhead = overhead
+    def __init__(self, exchange: Exchange, labels: tuple[str, str, str]) -> None:
+        self.dialect = exchange.dialect
+        self.labels = labels
+        self.target = exchange.target
+        self.model = exchange.model if len(exchange.model) <= LONGEST_MODEL else ""
+        """As the last caller wrote it: it may have a price where the target has none."""
         self.about: tuple[str, str, str] = ("", "", "")
-        self.duration: _Buckets | None = None
-        self.tokens: tuple[_Buckets, _Buckets] | None = None
         self.priced = False
+        self.seen: list[_Seen] = []
 
 
 class WorkerNumbers(msgspec.Struct):
@@ -144,9 +154,8 @@ class GatewayMetrics:
         self._histograms: dict[str, dict[Labels, _Buckets]] = {f.name: {} for f in FAMILIES if f.kind == "histogram"}
         self._bounds = {family.name: family.buckets for family in FAMILIES}
         self._pointers: dict[str, list[tuple[Labels, float]]] = {}
-        self._requests: dict[Labels, list[int]] = {}
-        """``metaspo_requests_total``: each a list of its one number, which :class:`_Series` hold on to."""
         self._series: dict[tuple[str, str, str, int, int], _Series] = {}
+        self._folding = threading.Lock()
         self._task: asyncio.Task[None] | None = None
         self.traces: Callable[[Exchange], None] | None = None
         """What else is told of each exchange: `gateway.telemetry.Traces.observe`, where traces are wanted."""
@@ -163,47 +172,79 @@ class GatewayMetrics:
         target = exchange.target
         key = (exchange.dialect, exchange.domain, exchange.arm, exchange.status, id(target))
         series = self._series.get(key)
-        if series is None or series.target is not target:
+        if series is None or series.target is not target or (series.model != exchange.model and target is not None):
             series = self._series_of(exchange, key)
-        series.requests[0] += 1
+        usage = exchange.usage
+        seen = series.seen
+        seen.append(
+            (
+                exchange.received_at,
+                exchange.sent_at,
+                exchange.first_byte_at if exchange.stream else 0.0,
+                exchange.ended_at,
+                usage,
+            )
+        )
+        if usage is None or not series.priced:
+            self._no_cost(series, exchange)
         if self.traces is not None:
             self.traces(exchange)
-        series.overhead.add(exchange.overhead)
-        if target is None or series.duration is None or not exchange.sent_at:
-            return
-        series.duration.add(exchange.latency)
-        if exchange.stream and exchange.first_byte_at:
-            self._histogram("gen_ai_server_time_to_first_token_seconds", series.about).add(exchange.time_to_first_token)
-        usage = exchange.usage
-        if usage is not None:
-            if series.tokens is None:
-                series.tokens = (
-                    self._histogram("gen_ai_client_token_usage", (*series.about, "input")),
-                    self._histogram("gen_ai_client_token_usage", (*series.about, "output")),
-                )
-            series.tokens[0].add(usage.prompt_tokens)
-            series.tokens[1].add(usage.answer_tokens)
-        elif exchange.ok:
-            self._count("metaspo_unpriced_total", (series.about[1], "tokens"))
-            return
-        if not series.priced and exchange.ok and not self._priced(target.model, exchange.model):
-            self._count("metaspo_unpriced_total", (series.about[1], "price"))
+        if len(seen) >= FOLD_AT:
+            self._fold(series)
 
     def _series_of(self, exchange: Exchange, key: tuple[str, str, str, int, int]) -> _Series:
-        """The series that exchanges like this one count in: looked up once."""
+        """What exchanges like this one count in: looked up once."""
+        known = self._series.pop(key, None)
+        if known is not None:
+            self._fold(known)
         if len(self._series) >= MOST_SERIES:
+            self._fold_all()
             self._series.clear()
         status = _STATUSES.get(exchange.status) or _status(exchange.status)
-        labels = (exchange.dialect, self._domain(exchange.domain), exchange.arm, status)
-        requests = self._requests.setdefault(labels, [0])
-        overhead = self._histogram("metaspo_overhead_seconds", (exchange.dialect,))
-        series = self._series[key] = _Series(exchange.target, requests, overhead)
+        series = self._series[key] = _Series(exchange, (self._domain(exchange.domain), exchange.arm, status))
         target = exchange.target
         if target is not None:
             series.about = (OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
-            series.duration = self._histogram("gen_ai_server_request_duration_seconds", series.about)
-            series.priced = target.price_in is not None or target.price_out is not None or self._priced(target.model)
+            own_price = target.price_in is not None or target.price_out is not None
+            series.priced = own_price or self._priced(target.model, exchange.model)
         return series
+
+    def _no_cost(self, series: _Series, exchange: Exchange) -> None:
+        """Note why no budget can count this exchange."""
+        if series.target is not None and exchange.sent_at and exchange.ok:
+            reason = "tokens" if exchange.usage is None else "price"
+            self._count("metaspo_unpriced_total", (series.about[1], reason))
+
+    def _fold(self, series: _Series) -> None:
+        """Count what was noted: many at once take a fraction of the time of one by one. From the loop's thread, or from
+        the one that a scrape is rendered in."""
+        with self._folding:
+            count = len(series.seen)
+            seen = series.seen[:count]
+            del series.seen[:count]
+            self._add(series, seen)
+
+    def _add(self, series: _Series, seen: list[_Seen]) -> None:
+        labels = (series.dialect, *series.labels)
+        requests = self._counters["metaspo_requests_total"]
+        requests[labels] = requests.get(labels, 0) + len(seen)
+        overhead = self._histogram("metaspo_overhead_seconds", (series.dialect,))
+        about = series.about
+        for received, sent, first, ended, usage in seen:
+            overhead.add(max(0.0, (sent or ended) - received))
+            if series.target is None or not sent:
+                continue
+            self._histogram("gen_ai_server_request_duration_seconds", about).add(max(0.0, ended - received))
+            if first:
+                self._histogram("gen_ai_server_time_to_first_token_seconds", about).add(max(0.0, first - received))
+            if usage is not None:
+                self._histogram("gen_ai_client_token_usage", (*about, "input")).add(usage.prompt_tokens)
+                self._histogram("gen_ai_client_token_usage", (*about, "output")).add(usage.answer_tokens)
+
+    def _fold_all(self) -> None:
+        for series in list(self._series.values()):
+            if series.seen:
+                self._fold(series)
 
     def _histogram(self, name: str, labels: Labels) -> _Buckets:
         series = self._histograms[name]
@@ -218,7 +259,7 @@ class GatewayMetrics:
     def _model(self, name: str) -> str:
         known = self._models.get(name)
         if known is None:
-            if self._unnamed_models >= MOST_UNNAMED_MODELS or len(name) > 128 or not self._priced(name):
+            if self._unnamed_models >= MOST_UNNAMED_MODELS or len(name) > LONGEST_MODEL or not self._priced(name):
                 return OTHER
             self._unnamed_models += 1
             known = self._models[name] = name
@@ -253,6 +294,7 @@ class GatewayMetrics:
         """Take domains and pointers of a new snapshot."""
         names = sorted(snapshot.domains)[:MOST_DOMAINS]
         self._domains = frozenset(names)
+        self._fold_all()
         self._series.clear()
         versions: list[tuple[Labels, float]] = []
         shares: list[tuple[Labels, float]] = []
@@ -269,9 +311,9 @@ class GatewayMetrics:
 
     def numbers(self) -> WorkerNumbers:
         """All numbers of this worker, now."""
+        self._fold_all()
         age, up, refused = self.registry_state()
         counters = {name: list(series.items()) for name, series in self._counters.items()}
-        counters["metaspo_requests_total"] = [(labels, float(cell[0])) for labels, cell in list(self._requests.items())]
         counters["metaspo_snapshot_refused_total"] = [((), float(refused))]
         in_flight, upstreams = self.load_state()
         return WorkerNumbers(

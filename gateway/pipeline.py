@@ -167,10 +167,10 @@ class Pipeline:
             raise RequestRefused(OVERLOADED)
 
     def _authenticate(self, caller: Caller) -> KeyRecord:
-        token = caller.head.token
-        key = self.neighbours.auth.caller(token)
+        head = caller.head
+        key = self.neighbours.auth.caller(head.token, head.digest)
         if key is None:
-            raise RequestRefused(BAD_KEY if token else NO_KEY)
+            raise RequestRefused(BAD_KEY if head.token else NO_KEY)
         return key
 
     async def _read(self, caller: Caller) -> bytes:
@@ -188,10 +188,11 @@ class Pipeline:
         exchange.request = body.raw
         exchange.model = body.model
         exchange.stream = body.flag("stream")
-        exchange.sample_off = head.sample_off
-        exchange.idempotency_key = head.idempotency_key
-        exchange.retry = head.retry
-        exchange.traceparent = head.traceparent
+        if head.wishes:
+            exchange.sample_off = head.sample_off
+            exchange.idempotency_key = head.idempotency_key
+            exchange.retry = head.retry
+            exchange.traceparent = head.traceparent
         exchange.estimate = len(body.raw) // 4
         serving = self.serving
         if not serving.plans:

@@ -55,6 +55,9 @@ class GatewayProtocol(HttpToolsProtocol):
         """Between two requests of a kept connection."""
         self.running: Call | None = None
         """The hot request that is being answered (``cycle`` is the one that is being read)."""
+        self.nothing: asyncio.Future[None] = self.loop.create_future()
+        """What is awaited where there is nothing to wait for."""
+        self.nothing.set_result(None)
         self._fresh: Call | None = None
         """A hot request whose head has just been parsed."""
         self._known: KnownHead | None = None
@@ -89,6 +92,8 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.idle = False
                 self.head_at = self.loop.time()
             self.head_size += len(data)
+        elif self.cycle is not None and not self.cycle.more_body:  # the head of a request behind the one in progress
+            self.head_size += len(data)
         broken = False
         try:
             self.parser.feed_data(data)
@@ -106,7 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.running.stir()
         if broken:
             self._answer_and_close(NOT_HTTP)
-        elif self.head_size > MAX_HEAD and self.head_at:
+        elif self.head_size > MAX_HEAD:
             self._answer_and_close(LONG_HEAD)
 
     def _met(self, known: KnownHead, data: bytes) -> bool:

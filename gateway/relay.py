@@ -50,6 +50,11 @@ _GAVE_UP = re.compile(
 )
 """How an upstream says inside a stream that it failed: passed on as it is, and no good example."""
 
+_CLOSING = re.compile(
+    rb'^(?:event: ?|data: ?\{[^\n]{0,200}?"type": ?")response\.(?:completed|failed|incomplete)', re.MULTILINE
+)
+_EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+
 
 def kept(headers: Headers) -> ReplyHeaders:
     """The upstream's header fields that the caller gets."""
@@ -112,7 +117,7 @@ async def relay_stream(asked: Asked, reply: Reply, clock: Callable[[], float], m
     exchange, caller = asked.exchange, asked.caller
     exchange.status = reply.status
     copy = exchange.reply
-    events = Events()
+    events = ResponseEvents() if exchange.dialect == "responses" else Events()
     hidden = UsageChunk() if asked.hide_usage else None
     recent: list[bytes] = []
     size = 0
@@ -134,8 +139,7 @@ async def relay_stream(asked: Asked, reply: Reply, clock: Callable[[], float], m
                 recent = [_tail(recent)]
             await caller.write(piece)
         recent.append(events.held)
-        tail = _tail(recent)
-        _check_end(exchange, tail)
+        _check_end(exchange, events.said + _tail(recent))
         await _begin(asked, reply)
         if events.held:
             await caller.write(events.held)
@@ -176,6 +180,9 @@ class Events:
 
     __slots__ = ("held",)
 
+    said = b""
+    """How the stream has ended, where its tail may not show it."""
+
     def __init__(self) -> None:
         self.held = b""
 
@@ -184,13 +191,29 @@ class Events:
         if self.held:
             piece = self.held + piece
             self.held = b""
-        if piece.endswith((b"\n\n", b"\r\n\r\n")) or len(piece) > LONGEST_EVENT:
+        if piece.endswith(_EVENT_ENDS) or len(piece) > LONGEST_EVENT:
             return piece
-        newline = piece.rfind(b"\n\n") + 2
-        crlf = piece.rfind(b"\r\n\r\n") + 4
-        end = max(newline if newline > 1 else 0, crlf if crlf > 3 else 0)
+        end = max(place + len(mark) if (place := piece.rfind(mark)) >= 0 else 0 for mark in _EVENT_ENDS)
         self.held = piece[end:]
         return piece[:end]
+
+
+class ResponseEvents(Events):
+    """Of a response, whose last event repeats all of it, and so is longer than the tail that is kept."""
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        piece = super().feed(piece)
+        if (b"response.completed" in piece or b"response.incomplete" in piece or b"response.failed" in piece) and (
+            found := _CLOSING.search(piece)
+        ):
+            self.said = found[0] + b'"\n'
+        return piece
 
 
 async def say_failure(dialect: Dialect, caller: Caller, failure: UpstreamFailed) -> None:

@@ -147,18 +147,21 @@ class Sampler:
         if policy is None:
             return
         ok = exchange.ok
-        may_repeat = exchange.retry or exchange.idempotency_key
-        identity = record_id(exchange) if may_repeat else exchange.id
-        chosen = ok and not exchange.sample_off and drawn(identity, policy.share)
-        if ok and (may_repeat or chosen) and self._retries.repeats(exchange, identity, chosen=chosen):
+        identity = exchange.id
+        chosen = repeated = False
+        if exchange.retry or exchange.idempotency_key:
+            identity = record_id(exchange)
+            repeated = ok
+        if ok and not exchange.sample_off and drawn(identity, policy.share):
+            chosen = repeated = True
+        if repeated and self._retries.repeats(exchange, identity, chosen=chosen):
             return
         now = self._clock()
         outcome = self._outcome(exchange, identity, now)
         task = self._has_room(exchange, domain, policy, now) if chosen else None
-        keep = task is not None
-        if outcome is None and not keep:
+        if outcome is None and task is None:
             return
-        read = keep or (ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
+        read = task is not None or (ok and exchange.arm in COMPARED_ARMS and self._reads.take(now))
         size = len(exchange.request) + exchange.reply_size if read else 0
         if len(self._queue) >= self._limit:
             self._counts.dropped("queue_full")

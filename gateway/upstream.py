@@ -25,7 +25,7 @@ import httptools
 import msgspec
 
 from gateway.body import Pieces
-from gateway.errand import Errand, in_task, parked, wake
+from gateway.errand import Errand, in_task, running, wake
 from gateway.errors import ConnectFailed, TimeoutPhase, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 
 HIGH_WATER = 256 * 1024
@@ -175,10 +175,8 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.writelines(message)
 
-    async def head(self) -> None:
-        """Wait for the reply's head."""
-        while not self.status:
-            await self._more()
+    def check(self) -> None:
+        """Raises the failure, when nothing of the body came before it."""
         if self.failure is not None and not self._chunks:
             raise self.failure
 
@@ -186,7 +184,11 @@ class Connection(asyncio.Protocol):
         """The body, when all of it has arrived already; else None."""
         if not self.complete:
             return None
-        return self._take() if self._chunks else b""
+        chunks = self._chunks
+        if len(chunks) != 1 or self._paused:
+            return self._take() if chunks else b""
+        self._size = 0
+        return chunks.pop()
 
     async def next(self) -> bytes:
         """What has arrived of the body since the last call, as one piece; ``b""`` at its end.
@@ -198,7 +200,7 @@ class Connection(asyncio.Protocol):
                 return self._take()
             if self.complete:
                 return b""
-            await self._more()
+            await self.more()
 
     def release(self) -> None:
         """The request is done with: keep the connection for the next one if its reply is complete, else close it."""
@@ -313,8 +315,11 @@ class Connection(asyncio.Protocol):
 
     def _take(self) -> bytes:
         chunks = self._chunks
-        piece = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
+        if len(chunks) == 1:
+            piece = chunks.pop()
+        else:
+            piece = b"".join(chunks)
+            chunks.clear()
         self._size = 0
         if self._paused and not self.closed:
             self._paused = False
@@ -322,18 +327,21 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return piece
 
-    def _more(self) -> asyncio.Future[None] | Errand:
+    def more(self) -> asyncio.Future[None] | Errand:
         """To be awaited: something has come, or the reply has failed. Raises the failure when it is known already."""
         if self.failure is not None:
             raise self.failure
-        self._waiter = waiter = parked(self._loop)
+        self._waiter = waiter = running.errand or self._loop.create_future()
         return waiter
 
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            wake(waiter)
+            if type(waiter) is Errand:
+                waiter.resume()
+            else:
+                wake(waiter)
 
     def _fail(self, failure: UpstreamFailed) -> None:
         if self.failure is None:
@@ -388,7 +396,9 @@ class Pool:
                 now = self.watch.loop.time()
             connection.begin(message, timeouts, now, total_at, on_quiet, quiet)
             try:
-                await connection.head()
+                while not connection.status:
+                    await connection.more()
+                connection.check()
             except UpstreamBroken:
                 stale = reused and not connection.received
                 connection.release()

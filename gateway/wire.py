@@ -154,11 +154,13 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def opened(connection: Connection) -> Reply:
-    """The reply; one that is compressed will be opened as it comes."""
-    encoding = dict(connection.headers).get(b"content-encoding", b"").strip().lower()
-    decoder = decoder_for(encoding) if encoding else None
-    return connection if decoder is None else OpenedReply(connection, decoder)
+def opened(reply: Connection | TranslatedReply) -> Reply:
+    """The reply; one that an upstream compressed will be opened as it comes."""
+    if type(reply) is not Connection:
+        return reply
+    encoding = dict(reply.headers).get(b"content-encoding")
+    decoder = None if encoding is None else decoder_for(encoding.strip().lower())
+    return reply if decoder is None else OpenedReply(reply, decoder)
 
 
 class OpenedReply:

@@ -11,7 +11,7 @@ import pytest
 from rig import HELLO, Request, Wires, completion, door, settings_for, upstream
 
 from gateway.dialects import BY_PATH
-from gateway.errand import Errand, in_task, parked, wake
+from gateway.errand import Errand, in_task, parked, running, wake
 from gateway.head import Head, KnownHead
 
 RAW = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-caller\r\ncontent-type: application/json\r\n"  # noqa: E501
@@ -147,9 +147,9 @@ async def test_an_errand_runs_at_once_waits_parked_and_ends() -> None:
         steps.append("woken")
         await asyncio.sleep(0)
         await asyncio.sleep(0.001)
-        steps.append(Errand.current is not None)
+        steps.append(running.errand is not None)
         await in_task()
-        steps.append(asyncio.current_task() is not None and Errand.current is None)
+        steps.append(asyncio.current_task() is not None and running.errand is None)
         waiters.append(parked(loop))
         loop.call_soon(wake, waiters[-1])
         await waiters[-1]
@@ -164,7 +164,7 @@ async def test_an_errand_runs_at_once_waits_parked_and_ends() -> None:
     assert steps == ["begun", "woken"]
     await ended
     assert steps == ["begun", "woken", True, True, "end"]
-    assert Errand.current is None
+    assert running.errand is None
     errand.cancel()
     await asyncio.sleep(0.01)
 
