@@ -72,14 +72,12 @@ evidence-simulations: install-dev
 	mv $(WORK)/simulated.json $(RESULTS)/simulate_search.json
 	$(BIN)/python -m benchmarks.error_rates
 
-# The runs are kept in $(WORK), so that an interrupted one goes on; `worlds` and `null` make one file.
+# The runs are kept in $(WORK), so that an interrupted one goes on; `worlds`, `null` and `headroom` make one file.
 evidence-search: install-dev
 	@mkdir -p $(WORK)
-	for part in worlds null; do \
+	for part in worlds null headroom; do \
 		$(BIN)/python benchmarks/optimizer_search.py $$part --out $(WORK)/optimizer_search.jsonl > $(WORK)/$$part.json || exit 1; done
-	$(BIN)/python -c 'import json, pathlib, sys; a, b = (json.loads(pathlib.Path(f).read_text()) for f in sys.argv[1:3]); \
-		pathlib.Path(sys.argv[3]).write_text(json.dumps({**a, "no prompt matters": b}, indent=1) + "\n")' \
-		$(WORK)/worlds.json $(WORK)/null.json $(RESULTS)/optimizer_search.json
+	$(BIN)/python benchmarks/optimizer_search.py told --out $(WORK)/optimizer_search.jsonl > $(RESULTS)/optimizer_search.json
 	rm $(WORK)/optimizer_search.jsonl
 	$(BIN)/python benchmarks/optimizer_calls.py all
 
