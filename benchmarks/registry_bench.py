@@ -2,6 +2,7 @@
 
     python -m benchmarks.registry_bench                  # everything, backup scaled to 100 MB
     python -m benchmarks.registry_bench --only fanout snapshot
+    python -m benchmarks.registry_bench --write docs/results/registry.json
     python -m benchmarks.registry_bench --only backup --backup-mb 1024 --sample-kb 8
 
 Everything runs on the embedded server (append-only file synced before each answer); figures are of this machine.
@@ -40,6 +41,7 @@ from registry import (
     Sample,
     Signer,
     Snapshot,
+    SnapshotWatcher,
     content_hash,
     watch,
 )
@@ -85,19 +87,24 @@ async def _seed(registry: Registry, count: int) -> None:
 # --- fan-out ---------------------------------------------------------------------------------------------------------
 
 
-def _worker(url: str, prefix: str, ready: Any, results: Any, moves: int) -> None:
-    """One gateway worker: a process with a watcher; reports when it saw each epoch."""
+def _worker(url: str, prefix: str, ready: Any, results: Any, moves: int, deaf: bool) -> None:
+    """One gateway worker: a process with a watcher; reports when it saw each epoch. ``deaf``: no push reaches it."""
+
+    async def never(_: SnapshotWatcher) -> None:
+        await asyncio.Event().wait()
 
     async def follow() -> None:
+        if deaf:
+            SnapshotWatcher._listen = never  # type: ignore[method-assign]
         seen: dict[int, float] = {}
 
         def on_snapshot(snapshot: Snapshot) -> None:
             seen.setdefault(snapshot.domains["d0"].deployment.epoch, time.monotonic())
 
         watcher = watch(url, None, SIGNER.public, on_snapshot, prefix=prefix)
-        await watcher.start(10)
+        await watcher.start(60)
         ready.release()
-        while max(seen) < moves + 1:
+        while max(seen) < moves:
             await asyncio.sleep(0.05)
         await watcher.stop()
         results.put(seen)
@@ -105,22 +112,53 @@ def _worker(url: str, prefix: str, ready: Any, results: Any, moves: int) -> None
     asyncio.run(follow())
 
 
-async def fanout(registry: Registry, prefix: str, moves: int = 200, workers: int = 8) -> dict[str, Any]:
-    """A move's way from the operator's call to the copy of each of eight worker processes."""
+def _burn() -> None:
+    """A process that takes all the CPU it gets."""
+    while True:
+        pass
+
+
+async def fanout(registry: Registry, prefix: str) -> dict[str, Any]:
+    """A move's way from the operator's call to the copy of each of eight worker processes, in four weathers."""
+    return {
+        "quiet": await _fanout(registry, prefix),
+        "push lost": await _fanout(registry, prefix, deaf=True),
+        "two busy loops per core": await _fanout(registry, prefix, busy=2 * (os.cpu_count() or 1)),
+        "10,000 domains": await _fanout(registry, prefix, domains=10_000),
+    }
+
+
+async def _fanout(
+    registry: Registry,
+    prefix: str,
+    *,
+    moves: int = 200,
+    workers: int = 8,
+    busy: int = 0,
+    deaf: bool = False,
+    domains: int = 1,
+) -> dict[str, Any]:
+    if domains > 1:
+        await _seed(registry, domains)
     await registry.put_domain(Domain(name="d0", parent=None), actor="bench")
     for number in (1, 2):
         await registry.add_version("d0", f"{PROMPT}{number}", lineage=Lineage(author="bench"))
-    await registry.promote("d0", 1, actor="bench", why="")
+    first = await registry.promote("d0", 1, actor="bench", why="")
     context = multiprocessing.get_context("spawn")
     ready, results = context.Semaphore(0), context.Queue()
+    last = first.epoch + moves
     processes = [
-        context.Process(target=_worker, args=(registry.connection.url, prefix, ready, results, moves), daemon=True)
+        context.Process(target=_worker, args=(registry.connection.url, prefix, ready, results, last, deaf), daemon=True)
         for _ in range(workers)
     ]
+    burners = [context.Process(target=_burn, daemon=True) for _ in range(busy)]
     for process in processes:
         process.start()
     for _ in processes:
         await asyncio.to_thread(ready.acquire)
+    for burner in burners:
+        burner.start()
+    await asyncio.sleep(1.0)
     asked: dict[int, float] = {}
     for number in range(moves):
         began = time.monotonic()
@@ -128,14 +166,16 @@ async def fanout(registry: Registry, prefix: str, moves: int = 200, workers: int
         asked[moved.epoch] = began
         await asyncio.sleep(random.uniform(0.01, 0.05))
     reports = [await asyncio.to_thread(results.get, True, 60) for _ in processes]
-    for process in processes:
+    for burner in burners:
+        burner.terminate()
+    for process in (*processes, *burners):
         process.join(10)
     # A worker may see only the later of two moves that came close together: that one counts for both.
     delays = []
     for seen in reports:
         for epoch, began in asked.items():
             delays.append(min(at for later, at in seen.items() if later >= epoch) - began)
-    return {"workers": workers, "moves": moves, **_percentiles(delays)}
+    return {"workers": workers, "moves": moves, "busy_loops": busy, "domains": domains, **_percentiles(delays)}
 
 
 # --- snapshot --------------------------------------------------------------------------------------------------------
@@ -490,13 +530,24 @@ async def run(parts: list[str], backup_mb: int, sample_kb: float) -> dict[str, A
     return found
 
 
+def write(found: dict[str, Any], path: Path) -> None:
+    """Into a file of evidence: each part with the load of the machine when it was measured."""
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    command = {"command": "python -m benchmarks.registry_bench --write docs/results/registry.json"}
+    path.write_text(json.dumps({**command, **known, **found}, indent=2) + "\n", "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--backup-mb", type=int, default=100)
     parser.add_argument("--sample-kb", type=float, default=0.7)
+    parser.add_argument("--write", type=Path, help="Put what was measured into this file, beside what else it holds.")
     options = parser.parse_args()
-    print(json.dumps(asyncio.run(run(options.only, options.backup_mb, options.sample_kb)), indent=2))
+    found = asyncio.run(run(options.only, options.backup_mb, options.sample_kb))
+    if options.write:
+        write(found, options.write)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
