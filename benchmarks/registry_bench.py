@@ -118,12 +118,15 @@ def _burn() -> None:
         pass
 
 
-async def fanout(registry: Registry, prefix: str) -> dict[str, Any]:
-    """A move's way from the operator's call to the copy of each of eight worker processes, in four weathers."""
+async def fanout(registry: Registry, prefix: str, per_core: int = 2) -> dict[str, Any]:
+    """A move's way from the operator's call to the copy of each of eight worker processes, in four weathers.
+
+    ``per_core``: busy loops on each core in the third.
+    """
     return {
         "quiet": await _fanout(registry, prefix),
         "push lost": await _fanout(registry, prefix, deaf=True),
-        "two busy loops per core": await _fanout(registry, prefix, busy=2 * (os.cpu_count() or 1)),
+        f"{per_core} busy loops per core": await _fanout(registry, prefix, busy=per_core * (os.cpu_count() or 1)),
         "10,000 domains": await _fanout(registry, prefix, domains=10_000),
     }
 
@@ -499,12 +502,12 @@ async def backup(registry: Registry, home: Path, megabytes: int, kilobytes: floa
 PARTS = ("fanout", "snapshot", "ingest", "moves", "history", "memory", "backup")
 
 
-async def one(part: str, home: Path, url: str, backup_mb: int, sample_kb: float) -> dict[str, Any]:
+async def one(part: str, home: Path, url: str, backup_mb: int, sample_kb: float, per_core: int) -> dict[str, Any]:
     """One part on a fresh server."""
     many = RetentionSettings(samples_per_task=10**7) if part == "backup" else None
     registry = await Registry.connect(url, signer=SIGNER, prefix=part, retention=many)
     story: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-        "fanout": lambda: fanout(registry, part),
+        "fanout": lambda: fanout(registry, part, per_core),
         "snapshot": lambda: snapshot(registry, part, home),
         "ingest": lambda: ingest(registry),
         "moves": lambda: moves(registry),
@@ -518,14 +521,17 @@ async def one(part: str, home: Path, url: str, backup_mb: int, sample_kb: float)
         await registry.close()
 
 
-async def run(parts: list[str], backup_mb: int, sample_kb: float) -> dict[str, Any]:
+async def run(parts: list[str], backup_mb: int, sample_kb: float, per_core: int) -> dict[str, Any]:
     """All parts, one after the other."""
     about = {"cores": os.cpu_count(), "python": platform.python_version()}
     found: dict[str, Any] = {"machine": about}
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="msb-") as folder, EmbeddedRedis.start(Path(folder)) as server:
             load = round(os.getloadavg()[0], 1)
-            found[part] = {**await one(part, Path(folder), server.url, backup_mb, sample_kb), "load_average": load}
+            found[part] = {
+                **await one(part, Path(folder), server.url, backup_mb, sample_kb, per_core),
+                "load_average": load,
+            }
         print(f"{part}: {json.dumps(found[part])}", file=sys.stderr, flush=True)
     return found
 
@@ -542,9 +548,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--backup-mb", type=int, default=100)
     parser.add_argument("--sample-kb", type=float, default=0.7)
+    parser.add_argument("--busy-per-core", type=int, default=2)
     parser.add_argument("--write", type=Path, help="Put what was measured into this file, beside what else it holds.")
     options = parser.parse_args()
-    found = asyncio.run(run(options.only, options.backup_mb, options.sample_kb))
+    found = asyncio.run(run(options.only, options.backup_mb, options.sample_kb, options.busy_per_core))
     if options.write:
         write(found, options.write)
     print(json.dumps(found, indent=2))

@@ -25,14 +25,14 @@ def test_every_bound_is_documented_with_its_default() -> None:
 def test_what_is_measured_is_what_the_results_say() -> None:
     found = json.loads((Path(__file__).parents[2] / "docs" / "results" / "registry.json").read_text("utf-8"))
     quiet, big = found["fanout"]["quiet"], found["snapshot"]["10000 domains"]
-    moves = found["moves"]
+    one, eight = found["moves"]["1 movers"], found["moves"]["8 movers"]
     for words in (
         f"median {quiet['median_ms']:.1f} ms, p99 {quiet['p99_ms']:.0f} ms, longest {quiet['max_ms']:.0f} ms",
         f"/ {big['load_seconds']:.3f} s; CPU",
         f"/ {big['load_file_seconds']:.3f} s |",
         f"/ {big['memory_mb']} MB",
         f"{found['ingest']['samples_and_outcomes_per_second']:,} exchanges/s",
-        f"{moves['1 movers']['moves_per_second']:,}/s by one mover; {moves['8 movers']['moves_per_second']:,}/s by eight",
+        f"{one['moves_per_second']:,}/s by one mover; {eight['moves_per_second']:,}/s by eight",
         f"all: {found['history']['all_ms']:.1f} ms",
         *(f"| {size:,} |" for size in found["memory"]["bytes_per"].values()),
     ):
