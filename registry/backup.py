@@ -99,12 +99,12 @@ async def _write_all(redis: Connection, writer: _Writer, clock: Callable[[], flo
     prefix = redis.keys.prefix + ":"
     fleet = f"{prefix}c:{{*}}:"
     # The list of domains is read before the keys are: what it names is in the file.
-    first = [key for key in await redis.scan(f"{_escaped(fleet)}*") if not _momentary(key, prefix)]
+    first = [key for key in await redis.scan(f"{_escaped(fleet)}*") if not _left_out(key, prefix)]
     await _write_keys(redis, writer, first, clock, together=True)
     control: dict[bytes, list[bytes]] = defaultdict(list)
     others: list[bytes] = []
     for key in sorted(set(await redis.scan(f"{_escaped(prefix)}*")) - set(first)):
-        if _momentary(key, prefix) or key.startswith(fleet.encode()):
+        if _left_out(key, prefix) or key.startswith(fleet.encode()):
             continue
         if key.startswith(f"{prefix}c:".encode()):
             control[key.split(b"}")[0]].append(key)
@@ -124,8 +124,13 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\[\]*?\\])", r"\\\1", text)
 
 
-def _momentary(key: bytes, prefix: str) -> bool:
-    return _MOMENTARY.match(key.decode(errors="replace").removeprefix(prefix)) is not None
+def _left_out(key: bytes, prefix: str) -> bool:
+    """What is true only for a moment, and what cannot be ours: our names are text."""
+    try:
+        name = key.decode()
+    except UnicodeDecodeError:
+        return True
+    return _MOMENTARY.match(name.removeprefix(prefix)) is not None
 
 
 async def _write_keys(

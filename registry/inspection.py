@@ -92,7 +92,7 @@ class Inspection:
             reads: dict[tuple[str, str], list[Place]] = defaultdict(list)
             for place, raw in zip(part, kinds, strict=True):
                 kind = text_of(raw)
-                if (place.plane, place.word) in _ELSEWHERE:
+                if (place.plane, place.word) in _ELSEWHERE or place.of_the_queue:
                     continue
                 if not place.kind:
                     self.bad.append(f"The key {place.shown} is none of ours.")

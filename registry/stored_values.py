@@ -69,9 +69,16 @@ class Place:
 
     def __init__(self, key: bytes, prefix: str) -> None:
         self.key = key
-        found = re.fullmatch(r"([ctj]):\{(.*?)\}:([^:]*):?(.*)", text_of(key).removeprefix(prefix + ":"), re.DOTALL)
-        self.plane, self.tag, self.word, self.more = found.groups() if found else ("", "", "", "")
+        found = re.fullmatch(
+            r"([ctj]):\{(.*?)\}(?::([^:]*):?(.*))?", text_of(key).removeprefix(prefix + ":"), re.DOTALL
+        )
+        self.plane, self.tag, self.word, self.more = found.groups("") if found else ("", "", "", "")
         self.kind = KINDS.get((self.plane, self.word), "")
+
+    @property
+    def of_the_queue(self) -> bool:
+        """The jobs' queue library keeps its own under ``j:{queue-<lane>}``."""
+        return self.plane == "j" and self.tag.startswith("queue-") and not self.kind
 
     @property
     def shown(self) -> str:

@@ -20,11 +20,13 @@ class VersionStore(DomainStore):
     async def add_version(self, domain: str, system_prompt: str, *, lineage: Lineage, request_id: str = "") -> Version:
         """A new version, or the one that already has this text. Idempotent by text and by request id.
 
-        Raises NotFound (no such domain), Refused (empty, too long, or not valid text).
+        Raises NotFound (no such domain), Refused (empty, too long, or not valid text), Corrupt (what is said to have
+        this text has another).
         """
         check_prompt(system_prompt)
         await self._check_signer()
         digest = content_hash(system_prompt)
+        asked_for = request_id
         request_id = request_id or self._ids()
         number = int(await self._redis.command("HLEN", self._keys.versions(domain))) + 1
         keys = (
@@ -59,7 +61,13 @@ class VersionStore(DomainStore):
             if answer[0] == b"added":
                 return version
             if answer[0] == b"exists":
-                return decode(Version, answer[1], f"A version of {domain}")
+                found = decode(Version, answer[1], f"A version of {domain}")
+                if not asked_for and (found.hash, content_hash(found.system_prompt)) != (digest, digest):
+                    raise Corrupt(
+                        f"The index of texts of {domain} takes version {found.number} for this text, and it is another:"
+                        " something else wrote it."
+                    )
+                return found
             if answer[0] == b"missing":
                 raise NotFound(f"There is no domain {domain!r}: put it first.")
             number = int(answer[1])

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from registry import (
     Approval,
+    Corrupt,
     Dataset,
     Example,
     Feedback,
+    Lineage,
     NotFound,
     Registry,
     RegistryError,
     Signer,
     Trigger,
+    content_hash,
 )
 from registry.checks import check_values
 from registry.redis_keys import Keys
@@ -62,6 +66,8 @@ async def _named(registry: Registry, signer: Signer) -> str:
 
 
 async def test_a_whole_registry_is_whole(full: Registry, signer: Signer) -> None:
+    queue = f"{full.connection.keys.prefix}:j:{{queue-urgent}}"  # what the queue's library keeps is its own
+    await full.connection.command("XADD", queue, "*", "data", "x")
     [finding] = await check_values(full.connection, signer.public)
     assert finding.ok and "1 domains and 0 keys are signed by our key" in finding.message, finding.message
 
@@ -163,6 +169,28 @@ async def test_other_spoilt_places_are_sentences_or_left_out(full: Registry, sig
     assert report.samples == 2
     with pytest.raises(NotFound):
         await full.get_sample("x1")
+
+
+async def test_an_index_that_lies_passes_no_other_text_off_as_this_one(full: Registry) -> None:
+    keys = full.connection.keys
+    mine = "What the operator wrote."
+    await full.connection.command("HSET", keys.hashes("support"), content_hash(mine), 2)
+    with pytest.raises(Corrupt, match="takes version 2 for this text"):
+        await full.add_version("support", mine, lineage=Lineage(author="a"))
+    await full.connection.command("HSET", keys.hashes("support"), content_hash(mine), 77)
+    with pytest.raises(Corrupt):
+        await full.add_version("support", mine, lineage=Lineage(author="a"))
+
+
+async def test_a_backup_goes_round_foreign_values(full: Registry, tmp_path: Path) -> None:
+    redis, keys = full.connection, full.connection.keys
+    await redis.command("SET", keys.sample("support", "x1"), b"\xff soup")
+    await redis.command("SET", f"{keys.prefix}:t:{{support}}:".encode() + b"\xff", "x")
+    await redis.command("SET", f"{keys.prefix}:mine", "x")
+    assert await full.backup(tmp_path / "b") > 10
+    assert await full.restore(tmp_path / "b", overwrite=True) > 10
+    assert await redis.command("GET", keys.sample("support", "x1")) == b"\xff soup"
+    assert len(await full.samples("support")) == 1 and (await full.deployment("support")).stable == 1
 
 
 async def test_lost_and_foreign_entries_of_the_audit_are_named(full: Registry, signer: Signer) -> None:
