@@ -15,7 +15,7 @@ from jobs import convert, datasets, searchplan
 from jobs.curate import CuratedTask, Sizes, freeze
 from jobs.errors import NoWork
 from jobs.paired import Gain, measure
-from jobs.replies import shared_backends
+from jobs.replies import shared_backends, within_daily_limits
 from jobs.work import Work
 from registry import Domain, Run, Task
 
@@ -41,6 +41,7 @@ async def run(work: Work) -> str:
     if found is None:
         raise NoWork("no_samples", f"No samples of a task {name!r} of {domain.name!r} are kept.")
     task = as_search_task(domain, found)
+    await within_daily_limits(work)
     prompt = await _served(work, domain)
     spec = _spec(work, domain, task, prompt, found.answer_tokens)
     kept = Run(id=f"{domain.name}-adapt{work.trigger.id.rpartition(':')[2][-24:]}", domain=domain.name, state="running")

@@ -37,8 +37,10 @@ def check_domain(settings: Settings, name: str, domain: DomainSettings) -> list[
     findings = []
     if domain.schedule:
         try:
-            next_firing(domain.schedule, 0.0)
-            findings.append(Finding(name=f"{name}: schedule", ok=True, message=f"{domain.schedule!r} can be read."))
+            fires = next_firing(domain.schedule, 0.0) is not None
+            told = f"{domain.schedule!r} can be read." if fires else f"{domain.schedule!r} never fires."
+            mend = "" if fires else f"Mend domains.{name}.schedule."
+            findings.append(Finding(name=f"{name}: schedule", ok=fires, message=told, mend=mend))
         except BadSchedule as error:
             findings.append(
                 Finding(name=f"{name}: schedule", ok=False, message=str(error), mend=f"Mend domains.{name}.schedule.")

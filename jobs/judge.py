@@ -26,6 +26,8 @@ MOST_AT_ONCE = 400
 """Of these, asked of the judge model in one firing; the next one comes soon."""
 PER_UNIT = 3
 DAY = 86_400
+KEPT_DAYS = 9
+"""Days for which a day's spending is kept: the weekly report adds it up."""
 _FIRST = {"canary": 0, "control": 0, "holdback": 1, "stable": 2, "none": 3}
 
 
@@ -182,7 +184,18 @@ async def count_spending(work: Work, domain: str, calls: int, usd: float) -> Non
     await _spent(work, domain, {"calls": float(calls), "usd": usd})
 
 
+async def spent_since(work: Work, domain: str, since: float) -> dict[str, float]:
+    """Calls and USD that judging took from the UTC day of ``since`` on, of at most the last week."""
+    total = {"calls": 0.0, "usd": 0.0}
+    today = int(work.clock() // DAY)
+    for day in range(max(int(since // DAY), today - KEPT_DAYS + 1), today + 1):
+        name = f"judging-{domain}"
+        found = await work.registry.add_usage({name: {"calls": 0.0}}, f"day-{day}", KEPT_DAYS * DAY)
+        total = {field: amount + found[name].get(field, 0.0) for field, amount in total.items()}
+    return total
+
+
 async def _spent(work: Work, domain: str, more: dict[str, float]) -> dict[str, float]:
     name = f"judging-{domain}"
-    totals = await work.registry.add_usage({name: more}, f"day-{int(work.clock() // DAY)}", 2.0 * DAY)
+    totals = await work.registry.add_usage({name: more}, f"day-{int(work.clock() // DAY)}", KEPT_DAYS * DAY)
     return totals[name]

@@ -22,7 +22,7 @@ import optimizer
 from jobs import advance, convert, searchplan
 from jobs.errors import LeaseLost, NoWork
 from jobs.progress import Follower, Gone
-from jobs.replies import shared_backends, spent_today
+from jobs.replies import shared_backends, within_daily_limits
 from jobs.searchplan import RunPlan, Wishes
 from jobs.work import Work
 from registry import Conflict, Domain, Lineage, NotFound, RegistryUnavailable, Run, RunState
@@ -153,22 +153,6 @@ async def _go_on_with(work: Work, run_id: str) -> RunPlan:
         raise NoWork("nothing_to_resume", f"The run {run_id!r} is complete: ask for a new one.")
     plan = msgspec.convert(stored, RunPlan)
     return msgspec.structs.replace(plan, journal=plan.journal or old.id)
-
-
-async def within_daily_limits(work: Work) -> None:
-    """Raises NoWork when the fleet has searched enough for this UTC day."""
-    limits = work.settings.jobs
-    if limits.search_calls_per_day is None and limits.search_usd_per_day is None:
-        return
-    spent = await spent_today(work, {"calls": 0.0})
-    calls, usd = int(spent.get("calls", 0.0)), spent.get("usd", 0.0)
-    work.metrics.spent("search", (calls, limits.search_calls_per_day), (usd, limits.search_usd_per_day))
-    if limits.search_calls_per_day is not None and calls >= limits.search_calls_per_day:
-        told = f"Today's searches made {calls} calls; the limit is {limits.search_calls_per_day}."
-        raise NoWork("daily_budget", told)
-    if limits.search_usd_per_day is not None and usd >= limits.search_usd_per_day:
-        told = f"Today's searches cost {usd:.2f} USD; the limit is {limits.search_usd_per_day:.2f}."
-        raise NoWork("daily_budget", told)
 
 
 # --- 3. the search ---------------------------------------------------------------------------------------------------

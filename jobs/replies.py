@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 import optimizer
+from jobs.errors import NoWork
 from jobs.process import end_tasks
 from jobs.work import Work
 from registry import NotFound, RegistryUnavailable, Run
@@ -40,6 +41,8 @@ class Kept:
         self._known = dict(known)
         self._fresh: dict[str, bytes] = {}
         self._spent = {"calls": 0.0, "usd": 0.0}
+        self.over = ""
+        """Why no further call may be paid today; empty while it may."""
 
     def find(self, name: str) -> optimizer.Completion | None:
         raw = self._known.pop(name, None)
@@ -71,7 +74,7 @@ class Kept:
         spent, self._spent = self._spent, {"calls": 0.0, "usd": 0.0}
         if spent["calls"]:
             try:
-                await spent_today(self.work, spent)
+                self.over = day_is_spent(self.work, await spent_today(self.work, spent))
             except BaseException:
                 self._spent = {name: self._spent[name] + amount for name, amount in spent.items()}
                 raise
@@ -84,6 +87,28 @@ async def spent_today(work: Work, more: Mapping[str, float]) -> dict[str, float]
     """
     window = f"day-{int(work.clock() // DAY)}"
     return (await work.registry.add_usage({BUDGET: dict(more)}, window, 2.0 * DAY))[BUDGET]
+
+
+async def within_daily_limits(work: Work) -> None:
+    """Raises NoWork when the fleet has searched enough for this UTC day."""
+    limits = work.settings.jobs
+    if limits.search_calls_per_day is None and limits.search_usd_per_day is None:
+        return
+    told = day_is_spent(work, await spent_today(work, {"calls": 0.0}))
+    if told:
+        raise NoWork("daily_budget", told)
+
+
+def day_is_spent(work: Work, spent: Mapping[str, float]) -> str:
+    """What to say when ``spent`` reaches a limit of the day; empty while it does not."""
+    limits = work.settings.jobs
+    calls, usd = int(spent.get("calls", 0.0)), spent.get("usd", 0.0)
+    work.metrics.spent("search", (calls, limits.search_calls_per_day), (usd, limits.search_usd_per_day))
+    if limits.search_calls_per_day is not None and calls >= limits.search_calls_per_day:
+        return f"Today's searches made {calls} calls; the limit is {limits.search_calls_per_day}."
+    if limits.search_usd_per_day is not None and usd >= limits.search_usd_per_day:
+        return f"Today's searches cost {usd:.2f} USD; the limit is {limits.search_usd_per_day:.2f}."
+    return ""
 
 
 class SharedBackend:
@@ -106,6 +131,8 @@ class SharedBackend:
         found = self._kept.find(name)
         if found is not None:
             return found
+        if self._kept.over:
+            raise optimizer.BudgetSpent(self._kept.over)
         async with self._kept.work.places.at(provider_of(self._model), self._model.concurrency):
             reply = await self._inner.complete(request)
         self._kept.keep(name, reply, self._role, self._model)

@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from jobs import judge
+from jobs.canary_job import LOOK
 from jobs.errors import NoWork
 from jobs.scores import interval
 from jobs.work import Work
 from registry import Approval, AuditEntry, Registry, Run, Tally, describe
 
-WEEK = 7 * 86_400.0
+DAY = 86_400.0
+WEEK = 7 * DAY
 KIND = "report"
 INCIDENTS = frozenset({"drift", "judge-void", "block"})
 
@@ -25,14 +30,16 @@ async def run(work: Work) -> str:
     domain = await work.domain()
     registry, until = work.registry, work.trigger.at
     since = until - WEEK
+    history = await registry.history(domain.name, limit=2_000)
     facts = gather(
         domain.name,
         since,
         until,
-        await registry.history(domain.name, limit=1_000),
+        history,
         await registry.list_runs(domain.name, limit=200),
         await registry.outcome_totals(domain.name),
         await registry.list_approvals(domain.name, waiting_only=True),
+        await judge.spent_since(work, domain.name, since),
     )
     if not facts["moves"] and not facts["runs"] and not facts["arms"]:
         raise NoWork("quiet_week", f"Nothing happened in {domain.name!r} this week.")
@@ -51,12 +58,18 @@ def gather(
     runs: Sequence[Run],
     totals: Sequence[Tally],
     waiting: Sequence[Approval],
+    judging: dict[str, float],
 ) -> dict[str, Any]:
-    """The week's facts as plain JSON values. ``totals`` are sums since the domain exists."""
+    """The week's facts as plain JSON values.
+
+    ``totals`` are sums since the domain exists; what the report of about a week ago had is taken off them.
+    ``judging``: calls and USD that judging took.
+    """
+    began, earlier = _report_before(history, since)
     week = [e for e in history if since <= e.at <= until]
     searched = [r for r in runs if since <= (r.ended_at or r.queued_at) <= until]
     arms = []
-    for tally in totals:
+    for tally in (_less(t, earlier.get(_name(t))) for t in totals):
         if tally.n:
             score = interval(tally) if tally.scored else None
             arms.append(
@@ -83,10 +96,37 @@ def gather(
             for r in searched
         ],
         "spent": {"calls": sum(sum(r.calls.values()) for r in searched), "usd": sum(r.usd for r in searched)},
+        "judging": {"calls": int(judging.get("calls", 0)), "usd": judging.get("usd", 0.0)},
         "arms": arms,
+        "arms_since": began,
+        "totals": {_name(t): [getattr(t, field) for field in SUMS] for t in totals},
+        "worth": [{"at": e.at, "why": e.why} for e in week if e.kind == LOOK and e.detail.get("action") == "promote"],
         "waiting": [{"version": a.version, "kind": a.kind, "reason": a.reason} for a in waiting],
         "incidents": [{"at": e.at, "kind": e.kind, "why": e.why} for e in week if e.kind in INCIDENTS],
     }  # fmt: skip
+
+
+SUMS = ("n", "errors", "cost", "scored", "score", "score_sq")
+"""What of an arm's sums a report keeps, so that the next one can take it off."""
+
+
+def _name(tally: Tally) -> str:
+    return f"{tally.version}|{tally.arm}"
+
+
+def _report_before(history: Sequence[AuditEntry], since: float) -> tuple[float | None, dict[str, list[float]]]:
+    """(when the sums begin, None for the domain's beginning; the sums then), of the newest report that was no later."""
+    for entry in history:
+        if entry.kind == KIND and entry.detail.get("totals") and float(entry.detail["until"]) <= since + DAY / 2:
+            return float(entry.detail["until"]), entry.detail["totals"]
+    return None, {}
+
+
+def _less(tally: Tally, before: Sequence[float] | None) -> Tally:
+    if before is None:
+        return tally
+    left = {field: getattr(tally, field) - then for field, then in zip(SUMS, before, strict=True)}
+    return msgspec.structs.replace(tally, **left)
 
 
 def headline(facts: dict[str, Any]) -> str:
@@ -96,7 +136,8 @@ def headline(facts: dict[str, Any]) -> str:
     spent = facts["spent"]
     return (
         f"{promoted} promotions, {back} moves back, {len(facts['runs'])} searches"
-        f" ({spent['calls']} calls, {spent['usd']:.2f} USD), {len(facts['waiting'])} questions waiting."
+        f" ({spent['calls']} calls, {spent['usd']:.2f} USD), judging {facts['judging']['calls']} calls"
+        f" ({facts['judging']['usd']:.2f} USD), {len(facts['waiting'])} questions waiting."
     )
 
 
@@ -110,6 +151,10 @@ def page(facts: dict[str, Any]) -> str:
     lines += [
         "",
         "## What it was worth",
+        "",
+        *(f"- {_day(w['at'])} promoted: {w['why']}" for w in facts["worth"]),
+        *([""] if facts["worth"] else []),
+        f"Since {_day(facts['arms_since'])}:" if facts["arms_since"] else "Since the domain exists:",
         "",
         "| version | arm | exchanges | errors | score | USD |",
         "|---|---|---:|---:|---|---:|",

@@ -19,7 +19,7 @@ from jobs.datasets import MOST_SAMPLES, grouped
 from jobs.errors import NoWork
 from jobs.paired import Gain
 from jobs.policy import Verdict
-from jobs.replies import placed_backends
+from jobs.replies import placed_backends, spent_today, within_daily_limits
 from jobs.work import Work
 from registry import Domain, Version
 
@@ -125,6 +125,7 @@ async def replay(work: Work, domain: Domain, tasks: list[CuratedTask], stable: V
     rows: list[optimizer.Example] = []
     before: list[float | None] = []
     after: list[float | None] = []
+    await within_daily_limits(work)
     try:
         async with (
             placed_backends(work, spec) as backends,
@@ -136,6 +137,7 @@ async def replay(work: Work, domain: Domain, tasks: list[CuratedTask], stable: V
                     scores += [r.score for r in answered]
                 rows += task.holdout
             evaluation.finished()
+            await spent_today(work, {"calls": float(evaluation.ledger.calls), "usd": evaluation.ledger.usd})
     except optimizer.OptimizerError as error:
         raise NoWork("search_failed", str(error)) from error
     return paired.measure(rows, before, after)

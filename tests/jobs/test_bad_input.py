@@ -132,6 +132,20 @@ async def test_the_days_budget_is_spent(registry: Registry, settings: Settings, 
     await registry.record(samples(260, at=clock.now), [])
 
 
+async def test_the_days_budget_ends_a_search_under_way(
+    registry: Registry, settings: Settings, clock: Clock, model: StubModel
+) -> None:
+    await with_shop(registry)
+    await registry.record(samples(), [])
+    limited = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"search_calls_per_day": 100})})
+    model.delay = 0.02
+    args = {"budget": {"calls": 2500}, "options": {"headroom_cells": 0}}
+    await optimize.run(work_for(registry, limited, clock, "optimize", **args))
+    (run,) = await registry.list_runs("shop")
+    assert 100 <= len(model.calls) <= 500, "what was paid before the sum was looked at again, and no more"
+    assert run.state == "done" and "the limit is 100" in run.reason and run.version is None
+
+
 async def test_two_at_once(registry: Registry, settings: Settings, clock: Clock, model: StubModel) -> None:
     await with_shop(registry)
     await registry.record(samples(), [])

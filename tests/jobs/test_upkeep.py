@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobs import datasets, drift, optimize, report, retention
+from jobs import datasets, drift, judge, optimize, report, retention
 from jobs.checks import check
 from jobs.errors import BadModel, NoWork
 from jobs.policy import cache_cost
@@ -93,6 +93,49 @@ async def test_the_week_on_one_page(registry: Registry, settings: Settings, cloc
     text = report.page(facts)
     for part in ("# shop:", "first version", "Nothing beat the incumbent", "it is the first", "| 1 | stable | 1 |"):
         assert part in text, text
+
+
+async def test_the_next_week_counts_from_the_last_report(registry: Registry, settings: Settings, clock: Clock) -> None:
+    await with_shop(registry)
+
+    async def exchanges(n: int, name: str) -> None:
+        made = [
+            Outcome(
+                domain="shop", arm="stable", version=1, unit=f"{name}{i}", at=clock(), cost=0.5, exchange=f"{name}{i}",
+                score=1.0,
+            )
+            for i in range(n)
+        ]  # fmt: skip
+        await registry.record([], made)
+
+    await exchanges(5, "first")
+    await judge.count_spending(work_for(registry, settings, clock, "judge"), "shop", 12, 0.5)
+    await report.run(work_for(registry, settings, clock, "report"))
+    first = await report.latest(registry, "shop")
+    assert first is not None and first["arms"][0]["exchanges"] == 5 and first["arms_since"] is None
+    assert first["judging"] == {"calls": 12, "usd": 0.5} and "judging 12 calls" in report.headline(first)
+    clock.now += 3 * 86_400
+    await exchanges(1, "asked-for")
+    await report.run(work_for(registry, settings, clock, "report"))
+    between = await report.latest(registry, "shop")
+    assert between is not None and between["arms"][0]["exchanges"] == 6, "a page asked for in between covers a week too"
+    clock.now += 4 * 86_400
+    await exchanges(3, "second")
+    await registry.append_audit(
+        "shop", "canary-look", actor="jobs", why="Not worse by 0.03 (difference +0.020).", detail={"action": "promote"}
+    )
+    await report.run(work_for(registry, settings, clock, "report"))
+    second = await report.latest(registry, "shop")
+    assert second is not None
+    (arm,) = second["arms"]
+    assert (arm["exchanges"], arm["scored"], arm["cost_usd"]) == (4, 4, 2.0)
+    assert second["arms_since"] == first["until"] and second["judging"] == {"calls": 12, "usd": 0.5}
+    text = report.page(second)
+    assert "Not worse by 0.03" in text and "| 1 | stable | 4 |" in text
+    clock.now += 4 * 86_400
+    await report.run(work_for(registry, settings, clock, "report"))
+    third = await report.latest(registry, "shop")
+    assert third is not None and third["judging"]["calls"] == 0, "spending of more than a week ago"
 
 
 async def test_a_quiet_week_is_no_page(registry: Registry, settings: Settings, clock: Clock) -> None:
@@ -206,7 +249,7 @@ def test_a_model_is_found_as_the_gateway_routes_it() -> None:
 
 
 async def test_doctor_names_what_is_wrong(registry: Registry, settings: Settings) -> None:
-    domains = {"shop": {"schedule": "0 3 * * 9", "base_model": "bse"}, "well": {"base_model": "base"}}
+    domains = {"shop": {"schedule": "0 3 30 2 *", "base_model": "bse"}, "well": {"base_model": "base"}}
     bent = Settings.model_validate(
         {**settings.model_dump(exclude={"domains", "notes"}, by_alias=True), "domains": domains}
     )
