@@ -15,7 +15,7 @@ NAMED = re.compile(r"`((?:tests/)?[\w/]+\.py)::(\w+)`")
 
 
 @cache
-def tests_in(path: Path) -> frozenset[str]:
+def names_in(path: Path) -> frozenset[str]:
     return frozenset(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -32,13 +32,13 @@ def test_a_behaviour_names_tests_that_exist(row: str) -> None:
     for file, test in named:
         path = ROOT / (file if file.startswith("tests/") else f"tests/gateway/{file}")
         assert path.is_file(), path
-        assert test in tests_in(path), f"{file} has no {test}"
+        assert test in names_in(path), f"{file} has no {test}"
 
 
 def test_every_test_of_a_numbered_behaviour_is_listed() -> None:
     """A test that carries a number (``test_d33_d34_...``) stands in the row of each of its numbers."""
     rows = {int(row.split("|")[1]): row for row in ROWS if re.match(r"\| \d+ \|", row)}
     for path in sorted((ROOT / "tests/gateway").glob("test_*.py")):
-        for test in tests_in(path):
+        for test in names_in(path):
             for number in re.findall(r"(?<=[_t])_?d(\d\d)(?=_)", test.partition("_a_")[0]):
                 assert test in rows[int(number)], f"{path.name}::{test} is not listed under {number}"
