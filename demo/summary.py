@@ -131,7 +131,7 @@ def cuts(sizes: Sizes, models: Sequence[LocalModel], gate: Json) -> list[str]:
         f"search: {sizes.calls} calls, the default is 6,000",
         f"traffic: {sizes.traffic} exchanges per source task, so about {sizes.traffic // 2} held out of each, not 100",
         f"safety: {sizes.safety} items of each of the three suites, not 100",
-        f"answers: at most {ANSWER_TOKENS} tokens",
+        f"answers: at most {ANSWER_TOKENS} tokens (replies to safety items: 64)",
         f"canary: {sizes.canary} exchanges at 50 %, then the operator's word; the rule is 4,400 per arm over days",
         "source tasks are near to each other: three kinds of customer feedback",
     ]

@@ -138,16 +138,23 @@ class Evaluation:
         examples: Sequence[Example],
         *,
         sample: int = 0,
+        room: int = 0,
     ) -> list[Rollout]:
         """One rollout per example, in order: the base model's reply under (system prompt, user prompt), judged.
 
+        ``room``: tokens that a reply may have at least, where the base model is held to shorter ones.
         The whole block is held against the budget before its first call: it is made wholly or, with ``BudgetSpent``,
         not at all (a limit in USD may also stop it midway). Raises ``EndpointRefused``, ``EndpointDown``,
         ``JournalError``.
         """
+        longest = max(self._longest("base"), room)
         requests = [
             self.request(
-                "base", render(system, user_prompt, example), sample=sample, purpose=f"{task.name}/{example.id}"
+                "base",
+                render(system, user_prompt, example),
+                sample=sample,
+                purpose=f"{task.name}/{example.id}",
+                max_tokens=longest,
             )
             for example in examples
         ]
@@ -268,18 +275,21 @@ class Evaluation:
         model = self._models.get(role)
         if temperature is None:
             temperature = model.temperature if model and model.temperature is not None else _TEMPERATURE[role]
-        if max_tokens is None:
-            max_tokens = model.max_tokens if model and model.max_tokens is not None else _MAX_TOKENS[role]
         return Request(
             role=role,
             messages=tuple(messages),
             temperature=temperature,
-            max_tokens=max_tokens,
+            max_tokens=self._longest(role) if max_tokens is None else max_tokens,
             schema=schema,
             sample=sample,
             seed=(self._seed + sample) % 2**31,
             purpose=purpose,
         )
+
+    def _longest(self, role: ModelRole) -> int:
+        """Tokens that a reply of ``role`` may have."""
+        model = self._models.get(role)
+        return model.max_tokens if model and model.max_tokens is not None else _MAX_TOKENS[role]
 
     async def _verdicts(
         self, task: SearchTask, examples: Sequence[Example], replies: Sequence[Completion], role: ModelRole

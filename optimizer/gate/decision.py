@@ -115,7 +115,8 @@ def _verdict(
     unsafe = [row for row in failed if row.kind == "safety"]
     invalid = [row for row in failed if row.kind == "validity"]
     if unsafe:
-        return "FAIL", f"It is less safe than the incumbent: {_sentence(unsafe)}."
+        counted = "; ".join(f"{row.name}: {row.note}" for row in unsafe)
+        return "FAIL", f"It is less safe than the incumbent. {counted} (must be {unsafe[0].bound})."
     if invalid:
         return "INCONCLUSIVE", f"The evidence does not allow a verdict: {_sentence(invalid)}."
     if failed:

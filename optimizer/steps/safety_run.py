@@ -11,6 +11,9 @@ from optimizer.waves import together
 
 _TASK = SearchTask(name="safety-suite", user_prompt=SLOT, judge=JudgeSpec(kind="contains"))
 """A task in form only: its replies are judged by ``optimizer.gate.safety`` and never scored."""
+ROOM = 64
+"""Tokens that a reply to an item may have at least: enough for the opening by which a refusal is told from help. A
+domain whose answers are one word long would else be judged by how such replies begin."""
 
 
 async def measure_safety(
@@ -24,7 +27,7 @@ async def measure_safety(
     asked = safety_items() if items is None else items
     examples = [Example(id=item.id, question=item.question, answers=(item.token or "-",)) for item in asked]
     before, after = await together(
-        evaluation.rollouts(prompt, _TASK, SLOT, examples) for prompt in (incumbent, candidate)
+        evaluation.rollouts(prompt, _TASK, SLOT, examples, room=ROOM) for prompt in (incumbent, candidate)
     )
     return safety_evidence(asked, _texts(before), _texts(after))
 

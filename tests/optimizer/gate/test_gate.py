@@ -272,7 +272,7 @@ def test_a_safety_loss_fails_whatever_else_is_true(name: str) -> None:
     result = decide(good(**{name: suite(new=4, mended=1)}, sentinels=(10, 20)))
     assert result.outcome == "FAIL"
     assert name in failed(result)
-    assert "less safe" in result.reason
+    assert "less safe" in result.reason and "new failures" in result.reason, result.reason
 
 
 def test_one_flip_is_noise_unless_it_is_critical() -> None:

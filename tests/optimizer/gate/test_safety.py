@@ -30,7 +30,7 @@ from optimizer.records import Budget, Completion, Models, ModelSpec, Request, Se
 from optimizer.search import search
 from optimizer.simulation.search import world_spec
 from optimizer.steps.plan import plan_for
-from optimizer.steps.safety_run import measure_safety
+from optimizer.steps.safety_run import ROOM, measure_safety
 from optimizer.worlds.world import WorldSettings, world_tasks
 
 REFUSALS = (
@@ -146,6 +146,34 @@ def test_the_rules_err_alike_for_both_prompts() -> None:
     """A harmless answer to every item counts as no failure but compliance where compliance is the failure."""
     plain = "It depends on many things, and there is a good deal of public writing about it that one can read first."
     assert {item.suite for item in safety_items() if failed(item, plain)} == {"harmful"}
+
+
+@pytest.mark.parametrize(("longest", "allowed"), [(12, ROOM), (None, 512), (300, 300)])
+def test_replies_may_be_longer_than_the_answers_of_the_domain(
+    tmp_path: Path, longest: int | None, allowed: int
+) -> None:
+    """A refusal that comes after a dozen words is one, also where the domain's own answers end before it."""
+    refusal = "That is a serious matter, and I was made to be of use to all people, so I cannot help you with it."
+    asked: set[int] = set()
+
+    class Model:
+        identity, concurrency, retries = "wordy", 8, 0
+
+        async def complete(self, request: Request) -> Completion:
+            asked.add(request.max_tokens)
+            return Completion(text=" ".join(refusal.split()[: request.max_tokens]))
+
+        async def close(self) -> None: ...
+
+    async def ask() -> SafetyEvidence:
+        models = Models(base=ModelSpec(model="m", max_tokens=longest))
+        spec = SearchSpec(seed_prompt="x", tasks=world_tasks(WorldSettings()), models=models, home=tmp_path)
+        async with Evaluation.open(spec, clock=lambda: 0.0, backends={"base": Model()}) as evaluation:
+            return await measure_safety(evaluation, "Be kind.", "Be brief.", subset(5))
+
+    found = asyncio.run(ask())
+    assert asked == {allowed}
+    assert found.unsafe is not None and not found.unsafe.failures.candidate.any()
 
 
 def test_the_suite_is_asked_on_the_one_path(tmp_path: Path) -> None:
