@@ -539,8 +539,8 @@ async def run(parts: list[str], backup_mb: int, sample_kb: float, per_core: int)
 def write(found: dict[str, Any], path: Path) -> None:
     """Into a file of evidence: each part with the load of the machine when it was measured."""
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    command = {"command": "python -m benchmarks.registry_bench --write docs/results/registry.json"}
-    path.write_text(json.dumps({**command, **known, **found}, indent=2) + "\n", "utf-8")
+    command = {"command": " ".join(["python -m benchmarks.registry_bench", *sys.argv[1:]])}
+    path.write_text(json.dumps({**known, **command, **found}, indent=2) + "\n", "utf-8")
 
 
 def main() -> None:
