@@ -170,7 +170,7 @@ def search(telling: Telling) -> Json:
     show.step("A re-optimization is asked for; the search runs in the jobs worker")
     run_id = telling.facts.get("run")
     if run_id is None:
-        options = {"safety_per_suite": telling.sizes.safety}
+        options = {"safety_per_suite": telling.sizes.safety, "headroom_cells": 0}
         run_id = operator.optimize(unseen=[UNSEEN], options=options, why="the demo's references have arrived")
         telling.keep(run=run_id)
     show.fact(
