@@ -45,7 +45,7 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(traffic=136, unseen=64, calls=980, safety=12, canary=24),
+    "full": Sizes(traffic=136, unseen=64, calls=1080, safety=12, canary=24),
     "small": Sizes(traffic=12, unseen=6, calls=120, safety=2, canary=6),
 }
 

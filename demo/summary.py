@@ -129,7 +129,7 @@ def cuts(sizes: Sizes, models: Sequence[LocalModel], gate: Json) -> list[str]:
     """Every size that is smaller here than the product's own defaults."""
     named = [
         f"search: {sizes.calls} calls, the default is 6,000",
-        "headroom: not asked for whether prompts matter here at all (an eighth of the calls)",
+        "headroom: whether prompts matter here at all is not asked first (that is up to an eighth of the calls)",
         f"traffic: {sizes.traffic} exchanges per source task, so about {sizes.traffic // 2} held out of each, not 100",
         f"safety: {sizes.safety} items of each of the three suites, not 100",
         f"answers: at most {ANSWER_TOKENS} tokens (replies to safety items: 64)",
