@@ -32,6 +32,8 @@ GATES = (
 _MOST_UNASSESSED = 0.3
 NO_REFERENCE = "(no reference)"
 """What the task data write where a judged example has no reference answer."""
+NOT_ASSESSED = "judge could not assess enough"
+"""Why an answer has no score though the judge's reply could be read."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _SYSTEM = (
     "You check one answer against a list of statements. For each statement decide whether it holds: yes, no or "
@@ -102,9 +104,7 @@ class RubricJudge:
         total = sum(self._weights.values())
         assessed = sum(weight for name, weight in self._weights.items() if verdicts[name] != "cannot_assess")
         if total - assessed > _MOST_UNASSESSED * total:
-            return Verdict(
-                score=None, unscored="judge could not assess enough", critique=critique, suspicious=suspicious
-            )
+            return Verdict(score=None, unscored=NOT_ASSESSED, critique=critique, suspicious=suspicious)
         faults = [name for name in self._all_ids if name.startswith("g") and verdicts[name] == "yes"]
         kept = sum(weight for name, weight in self._weights.items() if verdicts[name] == "yes")
         return Verdict(

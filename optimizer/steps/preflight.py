@@ -1,6 +1,7 @@
 """Before spending: is the judge sane, and what does answering the same every time score?
 
-A judge that passes a wrong answer blocks the run. Whether prompts matter here at all is asked in ``headroom.py``.
+A judge that passes a wrong answer, or that cannot be read, blocks the run. Whether prompts matter here at all is asked
+in ``headroom.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import islice
 from optimizer.errors import RunBlocked
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.evaluation.scoring import macro_f1
-from optimizer.judges.rubric import NO_REFERENCE
+from optimizer.judges.rubric import NO_REFERENCE, NOT_ASSESSED
 from optimizer.records import Example, SearchTask
 
 SANITY_EXAMPLES = 4
@@ -31,6 +32,12 @@ async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> N
         for examples, texts, want_right in ((known, right, True), (some, wrong, False)):
             verdicts = await evaluation.judge(task, examples, texts)
             scored = [verdict.score for verdict in verdicts if verdict.score is not None]
+            lost = [v.unscored for v in verdicts if v.score is None and v.unscored != NOT_ASSESSED]
+            if task.judge.kind == "rubric" and 2 * len(lost) > len(verdicts):
+                raise RunBlocked(
+                    f"The judge of task {task.name} gives no verdict that can be read on {len(lost)} of {len(verdicts)}"
+                    f" known answers ({lost[0]}): look at its model before searching."
+                )
             if want_right and scored and sum(s >= 0.5 for s in scored) * 2 <= len(scored):
                 raise RunBlocked(
                     f"The judge of task {task.name} fails known right answers, for example {right[0][:40]!r}: "

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs import calibrate, judge, scores, sentinels
+from jobs import calibrate, judge, optimize, scores, sentinels
 from jobs.errors import NoWork
 from jobs.judging import judge_id
 from jobs.metrics import Metrics
@@ -139,6 +139,18 @@ async def test_a_calibrated_judge_lets_tasks_without_references_be_searched(
     await registry.append_audit("shop", "calibration", "jobs", "well", {"agreement": found})
     plan = await decide(work, domain, read_wishes({}))
     assert {t.judge.kind for t in plan.tasks} == {"rubric"}
+    for talk in ("nonsense", "good"):  # calibrated once, and out of its mind by now
+        model.judge = talk
+        work = work_for(registry, settings, clock, "optimize", budget={"calls": 600})
+        with pytest.raises(NoWork) as told:
+            await optimize.run(work)
+        assert told.value.cause == "blocked"
+        run = (await registry.list_runs("shop"))[0]
+        assert run.state == "failed" and "judge" in run.reason, run.reason
+        counted = work.metrics.registry.get_sample_value(
+            "metaspo_run_refused_total", {"domain": "shop", "cause": "blocked"}
+        )
+        assert counted == 1
 
 
 def test_sentinels_are_the_same_for_the_same_batch() -> None:

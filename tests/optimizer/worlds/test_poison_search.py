@@ -99,3 +99,24 @@ def test_a_captured_optimizer_gets_nothing_planted_before_the_base_model(tmp_pat
     assert not reached
     assert not any(flat(p) in flat(result.winner) for p in planted)
     assert sum(n for why, n in result.ledger.rejects.items() if why.startswith("lint")) > 0
+
+
+@pytest.mark.parametrize("units", [4, 6])
+def test_of_live_traffic_nothing_is_analysed_that_fewer_than_five_units_ran_into(
+    tmp_path: Path, planted: list[str], units: int
+) -> None:
+    spec = poisoned(world_spec(SETTINGS, calls=500, home=tmp_path, seed=3), planted)
+    tasks = [
+        msgspec.structs.replace(
+            task,
+            origin="traffic",
+            reflect=tuple(msgspec.structs.replace(e, unit=f"u{n % units}") for n, e in enumerate(task.reflect)),
+        )
+        for task in spec.tasks
+    ]
+    live = msgspec.structs.replace(spec, tasks=tuple(tasks))
+    backend = Captured(World(SETTINGS), planted)
+    asyncio.run(search(live, clock=lambda: 0.0, backends={"base": backend, "optimizer": backend}))
+    assert len(backend.base_requests) > 50
+    assert (backend.asked > 0) == (units >= 5), "with too few units the optimizer model is not even asked"
+    assert bool(backend.seen) == (units >= 5)
