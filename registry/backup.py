@@ -36,6 +36,8 @@ _MOMENTARY = re.compile(r"^[ctj]:\{[^}]*\}:(lease$|places$|request:|batch:|usage
 _FRAME = struct.Struct(">I")
 _LONGEST = 2**31
 _BATCH = 200
+_HEAVY = 20_000
+"""Members of hashes, sets and streams that are sent together, at most, unless one key has more."""
 _PATIENCE = 60.0
 """Seconds for one answer: large values and a busy disk are to be expected here."""
 Frame = tuple[str, str, float | None, Any]
@@ -280,7 +282,7 @@ async def _restore(
         await redis.many([("UNLINK", key) for key in here[start : start + _BATCH]])
     last: list[Frame] = []
     batch: list[Frame] = []
-    count = 0
+    count = weight = 0
     now = clock() if clock else None
     frames = read_frames(path)
     next(frames)
@@ -292,10 +294,11 @@ async def _restore(
             last.append((name, kind, expires, value))  # gateways see nothing until all is there
             continue
         batch.append((name, kind, expires, value))
-        if len(batch) == _BATCH:
+        weight += len(value) if isinstance(value, list) else 1
+        if len(batch) == _BATCH or weight > _HEAVY:
             await _write_batch(redis, batch)
             told(count, position)
-            batch = []
+            batch, weight = [], 0
     await _write_batch(redis, batch)
     await _write_batch(redis, last)
     await migrate(redis)
@@ -323,7 +326,7 @@ async def _write_batch(redis: Connection, batch: list[Frame]) -> None:
         commands += [("UNLINK", draft), *_commands(draft, kind, value), ("RENAME", draft, key)]
         if expires is not None:
             commands.append(("PEXPIREAT", key, int(expires * 1000)))
-    await redis.many(commands)
+    await redis.many(commands, at_once=True)
 
 
 def _commands(key: str, kind: str, value: Any) -> Iterator[tuple[Any, ...]]:

@@ -161,8 +161,13 @@ class Connection:
             {"socket_timeout": None, "socket_connect_timeout": CONNECT_TIMEOUT, "protocol": 2, "retry": retry_policy()},
         )
 
-    async def many(self, commands: Sequence[Sequence[Value]], *, wrong_type: object = None) -> list[Any]:
+    async def many(
+        self, commands: Sequence[Sequence[Value]], *, wrong_type: object = None, at_once: bool = False
+    ) -> list[Any]:
         """Independent commands in one round trip (in a Cluster: one per node). Not atomic.
+
+        ``at_once`` (not in a Cluster): the server makes them one change, so that one which syncs its file before each
+        answer syncs it once for all of them.
 
         ``wrong_type``: the answer in place of one that fails because its key holds another kind of value; absent, that
         is an error of all.
@@ -171,7 +176,7 @@ class Connection:
             return []
         async with self._gate:
             with self.translated():
-                pipe: Any = self.client.pipeline() if self.clustered else self.client.pipeline(transaction=False)
+                pipe: Any = self.client.pipeline() if self.clustered else self.client.pipeline(transaction=at_once)
                 async with pipe:
                     for command in commands:
                         pipe.execute_command(*command)

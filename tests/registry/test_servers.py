@@ -165,8 +165,10 @@ async def test_a_full_server_says_that_it_takes_no_writes(short_tmp: Path, conne
 
 
 @pytest.mark.parametrize("kind", ["debian", pytest.param("old", marks=pytest.mark.slow)])
-async def test_sentinel_fails_over_and_the_registry_follows(kind: str, short_tmp: Path, connect: Connect) -> None:
-    """A master, its replica, one sentinel; the master is killed."""
+async def test_sentinel_fails_over_and_the_registry_follows(
+    kind: str, short_tmp: Path, connect: Connect, prefix: str, signer: Signer, clock: Clock
+) -> None:
+    """A master, its replica, one sentinel; the master is killed. A gateway follows without a restart, too."""
     binary = servers.debian_server() if kind == "debian" else servers.old_server()
     ports = servers.free_ports(3)
     home = short_tmp / f"sentinel-{kind}"
@@ -194,8 +196,12 @@ async def test_sentinel_fails_over_and_the_registry_follows(kind: str, short_tmp
             while not sentinel.sentinel_slaves("main"):
                 assert time.monotonic() < until
                 time.sleep(0.05)
-        registry = await connect(f"redis+sentinel://127.0.0.1:{ports[2]}/main/0", confirm_replicas=1)
+        url = f"redis+sentinel://127.0.0.1:{ports[2]}/main/0"
+        registry = await connect(url, confirm_replicas=1)
         await domain_with_versions(registry)
+        watcher = watch(url, None, signer.public, lambda _: None, prefix=prefix, clock=clock)
+        await watcher.start(5)
+        assert watcher.current is not None and watcher.current.domains["support"].deployment.stable == 1
         started[0].kill()
         deadline = time.monotonic() + 30
         while True:
@@ -211,6 +217,10 @@ async def test_sentinel_fails_over_and_the_registry_follows(kind: str, short_tmp
                 break
         assert (await registry.deployment("support")).stable == 2
         assert len(await registry.list_versions("support")) == 3
+        while watcher.current.domains["support"].deployment.stable != 2:
+            assert time.monotonic() < deadline + 10, watcher.refusals
+            await asyncio.sleep(0.02)
+        await watcher.stop()
     finally:
         for server in started:
             server.stop()
