@@ -10,29 +10,21 @@ Every move names the experiment in its request id and so is made once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from jobs import advance, policy
-from jobs.canary import Decision, Experiment, Phase, Rules, Units, collect, decide
+from jobs.canary import Decision, Phase, Rules, decide
 from jobs.errors import NoWork
-from jobs.judging import judge_id
 from jobs.policy import AUTOMATIC, Verdict
 from jobs.searchplan import RunPlan
+from jobs.trial import began, last_move, outcomes_since, samples_since, standing, units
 from jobs.work import Work
-from registry import Approval, Arm, AuditEntry, Conflict, Deployment, Domain, NotFound, Outcome, Refused, Run, Sample
+from registry import Approval, Arm, Conflict, Deployment, Domain, NotFound, Refused, Run
 
 LOOK = "canary-look"
 """The kind of the audit entries that hold the table of a look."""
-MOST_OUTCOMES = 60_000
-"""Of the arms on trial: 30,000 per arm is seven times what the final test asks for."""
-MOST_SAMPLES = 20_000
-LATE = 0.2
-"""A model that serves this share of the later half and none of the earlier one has come in between."""
-ENOUGH_TO_COMPARE = 100
 
 
 async def run(work: Work) -> str:
@@ -59,8 +51,8 @@ async def _ramp(work: Work, domain: Domain, pointers: Deployment) -> str:
     started, stage_started = await began(work, domain.name, pointers)
     if await _rejected(work, domain.name, pointers):
         return "A person rejected it; the canary has ended."
-    samples = await _samples(work, domain.name, started)
-    outcomes = await _outcomes(work, domain.name, started, _ARMS)
+    samples = await samples_since(work, domain.name, started)
+    outcomes = await outcomes_since(work, domain.name, started, _ARMS)
     control, candidate = (
         units([o for o in outcomes if o.arm == arm and o.experiment == pointers.experiment], samples) for arm in _ARMS
     )
@@ -89,9 +81,9 @@ async def _holdback(work: Work, domain: Domain, pointers: Deployment) -> str:
     A canary may have begun meanwhile; whoever is in its control is served the promoted version too, and its harm ends
     the canary as well.
     """
-    started = await _since(work, domain.name, {"holdback"})
-    samples = await _samples(work, domain.name, started)
-    outcomes = await _outcomes(work, domain.name, started, ("holdback", "stable", "control"))
+    started = await last_move(work, domain.name, {"holdback"})
+    samples = await samples_since(work, domain.name, started)
+    outcomes = await outcomes_since(work, domain.name, started, ("holdback", "stable", "control"))
     control = units([o for o in outcomes if o.arm == "holdback" and o.version == pointers.holdback], samples)
     candidate = units([o for o in outcomes if o.arm != "holdback" and o.version == pointers.stable], samples)
     experiment = standing(domain, started, started, outcomes, samples, pointers, phase="holdback")
@@ -102,99 +94,6 @@ async def _holdback(work: Work, domain: Domain, pointers: Deployment) -> str:
 
 
 _ARMS: tuple[Arm, Arm] = ("control", "canary")
-
-
-# --- what is looked at -----------------------------------------------------------------------------------------------
-
-
-async def began(work: Work, domain: str, pointers: Deployment) -> tuple[float, float]:
-    """(when the experiment began, when its present stage began), from the audit; the last move where it tells
-    nothing.
-    """
-    stage: float | None = None
-    for entry in await work.registry.history(domain, limit=500, moves_only=True):
-        if entry.after is None or entry.after.experiment != pointers.experiment:
-            continue
-        if stage is None and entry.kind in {"canary", "share"}:
-            stage = entry.at
-        if entry.before is None or entry.before.experiment != pointers.experiment:
-            return entry.at, stage if stage is not None else entry.at
-    return pointers.moved_at, stage if stage is not None else pointers.moved_at
-
-
-async def _since(work: Work, domain: str, kinds: set[str]) -> float:
-    entries: Iterable[AuditEntry] = await work.registry.history(domain, limit=200, moves_only=True)
-    return next((e.at for e in entries if e.kind in kinds), 0.0)
-
-
-async def _samples(work: Work, domain: str, since: float) -> dict[str, Sample]:
-    return {s.id: s for s in await work.registry.samples(domain, since=since, limit=MOST_SAMPLES)}
-
-
-async def _outcomes(work: Work, domain: str, since: float, arms: tuple[Arm, ...]) -> list[Outcome]:
-    """What the compared arms did since the trial began: the bulk of a young canary's traffic is in neither."""
-    return await work.registry.outcomes(domain, arm=arms, since=since, limit=MOST_OUTCOMES)
-
-
-def units(outcomes: Sequence[Outcome], samples: dict[str, Sample]) -> Units:
-    """One arm's exchanges as units, with the scores and votes that came later joined by the exchange's id."""
-    joined = [_joined(o, samples.get(o.exchange)) for o in outcomes]
-    task_of = {o.exchange: samples[o.exchange].task for o in joined if o.exchange in samples}
-    whole = collect(joined, task_of=lambda e: task_of.get(getattr(e, "exchange", ""), ""))
-    first: dict[str, float] = {}
-    for outcome in joined:
-        first[outcome.unit] = min(outcome.at, first.get(outcome.unit, outcome.at))
-    settle = Rules().settle
-    early = collect([o for o in joined if o.at <= first[o.unit] + settle])
-    order = np.argsort(early.first_at, kind="stable")
-    return Units(whole.first_at, early.failures[:, order], whole.scores, whole.logs, whole.tasks)
-
-
-def _joined(outcome: Outcome, sample: Sample | None) -> Outcome:
-    if sample is None:
-        return outcome
-    score = outcome.score if outcome.score is not None else sample.score
-    negative = outcome.negative or (sample.feedback is not None and sample.feedback < 0.5)
-    return msgspec.structs.replace(outcome, score=score, negative=negative)
-
-
-def standing(
-    domain: Domain,
-    started: float,
-    stage_started: float,
-    outcomes: Sequence[Outcome],
-    samples: dict[str, Sample],
-    pointers: Deployment,
-    phase: Phase = "ramp",
-) -> Experiment:
-    """Where the trial stands, and whether it still measures with the same rod."""
-    ours = [o for o in outcomes if phase == "holdback" or o.experiment == pointers.experiment]
-    arms = {arm: {o.unit for o in ours if o.arm == arm} for arm in ("control", "canary")}
-    trial = sorted((s for s in samples.values() if s.arm in {"control", "canary", "holdback"}), key=lambda s: s.at)
-    judges = {s.task: s.score_by for s in reversed(trial) if s.score_by.startswith("judge:")}
-    now = {t: judge_id(domain, domain.tasks[t].judge) for t in judges if t in domain.tasks}
-    then, late = _models(trial)
-    return Experiment(
-        started_at=started,
-        stage_started_at=stage_started,
-        phase=phase,
-        crossed=len(arms["control"] & arms["canary"]),
-        judge_then=" ".join(judges[t] for t in sorted(now)),
-        judge_now=" ".join(now[t] for t in sorted(now)),
-        model_then=then,
-        model_now=late,
-    )
-
-
-def _models(trial: Sequence[Sample]) -> tuple[str, str]:
-    """Names of the upstream's models then and now; both empty while there is too little to compare."""
-    half = len(trial) // 2
-    if half < ENOUGH_TO_COMPARE:
-        return "", ""
-    early, late = [s.model for s in trial[:half]], [s.model for s in trial[half:]]
-    fresh = sorted({m for m in late if late.count(m) >= LATE * len(late)} - set(early))
-    known = " ".join(sorted(set(early)))
-    return (known, " ".join(fresh)) if fresh else (known, known)
 
 
 async def _drift_accepted(work: Work, domain: str, pointers: Deployment) -> bool:

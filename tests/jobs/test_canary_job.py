@@ -9,8 +9,11 @@ import msgspec
 import pytest
 
 from jobs import advance, canary_job, policy
+from jobs.canary import decide
 from jobs.errors import NoWork
+from jobs.experiment import Experiment
 from jobs.policy import AUTOMATIC
+from jobs.trial import units
 from registry import (
     Arm,
     CanaryPlan,
@@ -352,9 +355,9 @@ async def test_a_person_who_moves_first_is_right(registry: Registry, settings: S
     work = work_for(registry, settings, clock, "canary")
     seen = await registry.deployment("shop")
     await registry.set_share("shop", 0.3, actor="ops", why="mine")
-    decision = canary_job.decide(
-        PLAN, seen, canary_job.Experiment(started_at=0, stage_started_at=0), canary_job.units([], {}),
-        canary_job.units([], {}), now=clock() + 10**9,
+    decision = decide(
+        PLAN, seen, Experiment(started_at=0, stage_started_at=0), units([], {}),
+        units([], {}), now=clock() + 10**9,
     )  # fmt: skip
     with pytest.raises(NoWork) as told:
         await canary_job._carry_out(work, await registry.get_domain("shop"), seen, decision)
@@ -365,7 +368,7 @@ async def test_a_person_who_moves_first_is_right(registry: Registry, settings: S
 def test_scores_and_votes_that_came_later_are_joined() -> None:
     outcome = Outcome(domain="shop", arm="canary", version=2, unit="u", at=5.0, exchange="e", latency=1.0)
     sample = Sample(id="e", domain="shop", task="t", at=5.0, key="k", unit="u", score=0.25, feedback=0.0)
-    found = canary_job.units([outcome], {"e": sample})
+    found = units([outcome], {"e": sample})
     assert list(found.scores) == [0.25]
     assert found.failures[3, 0] == 1, "a bad vote is a hard signal"
     assert list(found.task_quality("t")) == [0.25]
@@ -374,9 +377,9 @@ def test_scores_and_votes_that_came_later_are_joined() -> None:
 def test_a_late_failure_of_a_unit_counts_only_for_what_it_showed_at_first() -> None:
     first = Outcome(domain="shop", arm="canary", version=2, unit="u", at=5.0, exchange="e")
     late = msgspec.structs.replace(first, at=500.0, error=True, exchange="f")
-    assert canary_job.units([first, late], {}).failures[0, 0] == 0
+    assert units([first, late], {}).failures[0, 0] == 0
     soon = msgspec.structs.replace(late, at=20.0)
-    assert canary_job.units([first, soon], {}).failures[0, 0] == 0.5
+    assert units([first, soon], {}).failures[0, 0] == 0.5
 
 
 async def test_a_look_that_moves_nothing_leaves_its_table_once_an_hour(
