@@ -21,7 +21,7 @@ from optimizer.evaluation.evaluation import Evaluation
 from optimizer.methods.found import Found
 from optimizer.proposals.components import corpus_for
 from optimizer.proposals.editor import ComponentEditor
-from optimizer.proposals.failures import Failures, collect, spoken_for
+from optimizer.proposals.failures import Failures, collect, unheard
 from optimizer.proposals.proposal import History, Parent, Proposal, Proposer, SystemAsk, combinations
 from optimizer.records import Generation, Rollout, SearchSpec, SearchTask
 from optimizer.steps import headroom, inner, preflight
@@ -158,30 +158,27 @@ async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
 
 
 async def _with_failures(search: Search, prompt: str, number: int) -> Parent:
-    """``prompt`` with its failures: a window of each task's reflect split, that moves with the generation and is
-    widened while nothing fails; of live traffic also while no theme is shared by enough units to be read."""
+    """``prompt`` with its failures in a window of each task's reflect split, that moves with the generation and is
+    widened while nothing fails, or while no theme of live traffic is shared by enough units to be read."""
 
-    async def of_task(task: SearchTask, windows: int) -> Failures:
+    async def of_task(task: SearchTask) -> Failures:
         rows = sorted(task.reflect, key=lambda example: example.id)
         stream(search.spec.seed, "reflect", task.name).shuffle(rows)
         size = min(len(rows), search.plan.reflect_per_task)
         first = (number - 1) * size % max(1, len(rows))
-        width = min(len(rows), windows * size)
-        while True:
-            some = (rows + rows)[first : first + width]
-            rollouts = await search.evaluation.rollouts(prompt, task, task.user_prompt, some)
-            rng = stream(search.spec.seed, "shown", number, task.name)
-            failures = collect(task, some, rollouts, show=search.plan.shown_per_task, rng=rng)
-            if failures.total or width >= min(len(rows), WINDOWS * size):
-                return failures
-            width = min(len(rows), width + size)
+        some = (rows + rows)[first : first + min(len(rows), windows[task.name] * size)]
+        rollouts = await search.evaluation.rollouts(prompt, task, task.user_prompt, some)
+        rng = stream(search.spec.seed, "shown", number, task.name)
+        return collect(task, some, rollouts, show=search.plan.shown_per_task, rng=rng)
 
-    reads = search.proposer.name == "rewrite"
-    for windows in range(1, WINDOWS + 1):
-        parts = await together(of_task(task, windows) for task in search.spec.sources)
-        if not reads or any(part.shown for part in spoken_for(parts)) or not any(part.shown for part in parts):
-            break
-    return Parent(prompt, tuple(parts))
+    windows = dict.fromkeys((task.name for task in search.spec.sources), 1)
+    while True:
+        parts = tuple(await together(of_task(task) for task in search.spec.sources))
+        deaf = search.proposer.name == "rewrite" and unheard(parts)
+        narrow = [p.task.name for p in parts if (deaf or not p.total) and windows[p.task.name] < WINDOWS]
+        if not narrow:
+            return Parent(prompt, parts)
+        windows |= {name: windows[name] + 1 for name in narrow}
 
 
 async def _nothing_to_gain(search: Search, parents: Sequence[Parent], number: int) -> str:

@@ -101,6 +101,11 @@ def spoken_for(parts: Sequence[Failures]) -> tuple[Failures, ...]:
     return tuple(_only(part, themes) if part.task.origin == "traffic" else part for part in parts)
 
 
+def unheard(parts: Sequence[Failures]) -> bool:
+    """Whether there are failures to show, and none that an analyser may read."""
+    return any(part.shown for part in parts) and not any(part.shown for part in spoken_for(parts))
+
+
 def _only(part: Failures, themes: set[str]) -> Failures:
     kept = [n for n, shown in enumerate(part.shown) if shown.kind in themes]
     return replace(
