@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -253,6 +254,7 @@ class Bench:
         for line in process.stdout:
             if line.startswith(b"http://"):
                 port = int(line.decode().strip().removeprefix("http://").partition("/")[0].rpartition(":")[2])
+                threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
                 path, model = "/openai/v1/chat/completions", "tensorzero::model_name::{}"
                 return self._mine(Peer("tensorzero", port, process, path=path, model=model))
         raise SystemExit("TensorZero ended instead of serving")
@@ -316,9 +318,9 @@ class Bench:
         used = cpu_seconds(pids) - before
         result: dict[str, Any] = json.loads(done.stdout)
         requests = result["rps"] * (seconds + warm)  # the warm-up costs CPU too
-        result["us"] = used / requests * 1e6 if requests else float("nan")
+        result["us"] = used / requests * 1e6 if requests else None
         chunks = (result.get("chunks_per_s") or 0) * (seconds + warm)
-        result["us_chunk"] = used / chunks * 1e6 if chunks else float("nan")
+        result["us_chunk"] = used / chunks * 1e6 if chunks else None
         result["mb"] = megabytes(pids)
         return result
 

@@ -67,7 +67,8 @@ class Lanes:
         """
         exchange = asked.exchange
         pick = router.choose(exchange.model, asked.speech.wire)
-        exchange.sent_at = self.monotonic()
+        monotonic = self.monotonic
+        exchange.sent_at = monotonic()
         again = False
         while True:
             failure: UpstreamFailed | None = None

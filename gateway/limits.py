@@ -166,7 +166,8 @@ class KeyLimits:
         """Take a place for one request, or say why not. Unlimited keys cost nothing and are not counted."""
         if not limited(key):
             return None
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         book = self._books.get(key.id)
         if book is None or not book.begins <= now < book.ends:
             book = self._book(key.id, now)
@@ -185,7 +186,8 @@ class KeyLimits:
         book = self._books.get(key.id) if key is not None else None
         if key is None or book is None or not limited(key):
             return
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         if not book.begins <= now < book.ends:
             self._book(key.id, now)
         if book.in_flight > 0:

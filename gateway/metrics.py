@@ -16,22 +16,20 @@ import asyncio
 import contextlib
 import os
 import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from gateway.exchange import Dialect, Exchange, Usage
+from gateway.exchange import Dialect, Exchange
 from gateway.metric_names import FAMILIES, Family
+from gateway.series import LONGEST_MODEL, Buckets, Seen, Series
 from registry import Snapshot
 
 OTHER = "other"
 MOST_DOMAINS = 1000
 MOST_SERIES = 4096
 """Kinds of exchanges whose labels are remembered."""
-LONGEST_MODEL = 128
-"""Characters of a model's name that is remembered."""
 FOLD_AT = 256
 """Exchanges of one kind that are noted before they are counted, unless a scrape or a flush comes first."""
 MOST_UNNAMED_MODELS = 50
@@ -84,42 +82,6 @@ class Histogram(msgspec.Struct):
     total: float = 0.0
 
 
-class _Buckets:
-    """A histogram that is being counted."""
-
-    __slots__ = ("_bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-
-_Seen = tuple[float, float, float, float, Usage | None]
-"""Of one exchange: when it was received, sent, first answered (streams only) and ended; its tokens."""
-
-
-class _Series:
-    """What exchanges of one kind count in: their labels, found once, and what was noted of them since the last fold."""
-
-    __slots__ = ("about", "dialect", "labels", "model", "priced", "seen", "target")
-
-    def __init__(self, exchange: Exchange, labels: tuple[str, str, str]) -> None:
-        self.dialect = exchange.dialect
-        self.labels = labels
-        self.target = exchange.target
-        self.model = exchange.model if len(exchange.model) <= LONGEST_MODEL else ""
-        """As the last caller wrote it: it may have a price where the target has none."""
-        self.about: tuple[str, str, str] = ("", "", "")
-        self.priced = False
-        self.seen: list[_Seen] = []
-
-
 class WorkerNumbers(msgspec.Struct):
     """All numbers of one worker: the content of its file."""
 
@@ -151,10 +113,10 @@ class GatewayMetrics:
         self._unnamed_models = 0
         self._domains: frozenset[str] = frozenset()
         self._counters: dict[str, dict[Labels, float]] = {f.name: {} for f in FAMILIES if f.kind == "counter"}
-        self._histograms: dict[str, dict[Labels, _Buckets]] = {f.name: {} for f in FAMILIES if f.kind == "histogram"}
+        self._histograms: dict[str, dict[Labels, Buckets]] = {f.name: {} for f in FAMILIES if f.kind == "histogram"}
         self._bounds = {family.name: family.buckets for family in FAMILIES}
         self._pointers: dict[str, list[tuple[Labels, float]]] = {}
-        self._series: dict[tuple[str, str, str, int, int], _Series] = {}
+        self._series: dict[tuple[str, str, str, int, int], Series] = {}
         self._folding = threading.Lock()
         self._task: asyncio.Task[None] | None = None
         self.traces: Callable[[Exchange], None] | None = None
@@ -183,16 +145,15 @@ class GatewayMetrics:
                 exchange.first_byte_at if exchange.stream else 0.0,
                 exchange.ended_at,
                 usage,
+                (usage is None or not series.priced) and exchange.ok,
             )
         )
-        if usage is None or not series.priced:
-            self._no_cost(series, exchange)
         if self.traces is not None:
             self.traces(exchange)
         if len(seen) >= FOLD_AT:
             self._fold(series)
 
-    def _series_of(self, exchange: Exchange, key: tuple[str, str, str, int, int]) -> _Series:
+    def _series_of(self, exchange: Exchange, key: tuple[str, str, str, int, int]) -> Series:
         """What exchanges like this one count in: looked up once."""
         known = self._series.pop(key, None)
         if known is not None:
@@ -201,7 +162,7 @@ class GatewayMetrics:
             self._fold_all()
             self._series.clear()
         status = _STATUSES.get(exchange.status) or _status(exchange.status)
-        series = self._series[key] = _Series(exchange, (self._domain(exchange.domain), exchange.arm, status))
+        series = self._series[key] = Series(exchange, (self._domain(exchange.domain), exchange.arm, status))
         target = exchange.target
         if target is not None:
             series.about = (OPERATIONS[exchange.dialect], self._model(target.model), target.upstream)
@@ -209,13 +170,7 @@ class GatewayMetrics:
             series.priced = own_price or self._priced(target.model, exchange.model)
         return series
 
-    def _no_cost(self, series: _Series, exchange: Exchange) -> None:
-        """Note why no budget can count this exchange."""
-        if series.target is not None and exchange.sent_at and exchange.ok:
-            reason = "tokens" if exchange.usage is None else "price"
-            self._count("metaspo_unpriced_total", (series.about[1], reason))
-
-    def _fold(self, series: _Series) -> None:
+    def _fold(self, series: Series) -> None:
         """Count what was noted: many at once take a fraction of the time of one by one. From the loop's thread, or from
         the one that a scrape is rendered in."""
         with self._folding:
@@ -224,33 +179,43 @@ class GatewayMetrics:
             del series.seen[:count]
             self._add(series, seen)
 
-    def _add(self, series: _Series, seen: list[_Seen]) -> None:
+    def _add(self, series: Series, seen: list[Seen]) -> None:
         labels = (series.dialect, *series.labels)
         requests = self._counters["metaspo_requests_total"]
         requests[labels] = requests.get(labels, 0) + len(seen)
         overhead = self._histogram("metaspo_overhead_seconds", (series.dialect,))
+        overhead.add([max(0.0, (sent or ended) - received) for received, sent, _, ended, _, _ in seen])
+        if series.target is None:
+            return
         about = series.about
-        for received, sent, first, ended, usage in seen:
-            overhead.add(max(0.0, (sent or ended) - received))
-            if series.target is None or not sent:
-                continue
-            self._histogram("gen_ai_server_request_duration_seconds", about).add(max(0.0, ended - received))
-            if first:
-                self._histogram("gen_ai_server_time_to_first_token_seconds", about).add(max(0.0, first - received))
-            if usage is not None:
-                self._histogram("gen_ai_client_token_usage", (*about, "input")).add(usage.prompt_tokens)
-                self._histogram("gen_ai_client_token_usage", (*about, "output")).add(usage.answer_tokens)
+        asked = [one for one in seen if one[1]]
+        durations = [max(0.0, ended - received) for received, _, _, ended, _, _ in asked]
+        firsts = [max(0.0, first - received) for received, _, first, _, _, _ in asked if first]
+        usages = [usage for *_, usage, _ in asked if usage is not None]
+        free = [usage for *_, usage, uncounted in asked if uncounted]
+        if free:
+            for reason, missed in (("tokens", free.count(None)), ("price", len(free) - free.count(None))):
+                if missed:
+                    self._count("metaspo_unpriced_total", (about[1], reason), missed)
+        for name, more, values in (
+            ("gen_ai_server_request_duration_seconds", (), durations),
+            ("gen_ai_server_time_to_first_token_seconds", (), firsts),
+            ("gen_ai_client_token_usage", ("input",), [usage.prompt_tokens for usage in usages]),
+            ("gen_ai_client_token_usage", ("output",), [usage.answer_tokens for usage in usages]),
+        ):
+            if values:
+                self._histogram(name, (*about, *more)).add(values)
 
     def _fold_all(self) -> None:
         for series in list(self._series.values()):
             if series.seen:
                 self._fold(series)
 
-    def _histogram(self, name: str, labels: Labels) -> _Buckets:
+    def _histogram(self, name: str, labels: Labels) -> Buckets:
         series = self._histograms[name]
         buckets = series.get(labels)
         if buckets is None:
-            buckets = series[labels] = _Buckets(self._bounds[name])
+            buckets = series[labels] = Buckets(self._bounds[name])
         return buckets
 
     def _domain(self, name: str) -> str:

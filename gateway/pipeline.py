@@ -119,7 +119,8 @@ class Pipeline:
 
     async def carry(self, caller: Caller, speech: Speech) -> None:
         """Carry one request from its head to the end of its reply. Never raises but for cancellation."""
-        exchange = Exchange(next(self._ids), speech.name, self.clock(), self.monotonic())
+        clock, monotonic = self.clock, self.monotonic
+        exchange = Exchange(next(self._ids), speech.name, clock(), monotonic())
         admitted = False
         self.in_flight += 1
         try:
@@ -156,7 +157,7 @@ class Pipeline:
                 await self._refuse(exchange, caller, INTERNAL)
         finally:
             self.in_flight -= 1
-            exchange.ended_at = self.monotonic()
+            exchange.ended_at = monotonic()
             self._finish(exchange, admitted=admitted)
 
     # --- the steps, in order ------------------------------------------------------------------------------------------
@@ -250,7 +251,8 @@ class Pipeline:
         reply, pick = await self.lanes.ask(asked, self.router, self.house.keepalive)
         verdict: Verdict = "unknown"
         try:
-            _keep_promise(caller, reply)
+            if caller.started:
+                _keep_promise(reply)
             exchange.answered_by = "upstream"
             if exchange.stream and reply.status == 200 and is_event_stream(reply.headers):
                 await relay_stream(asked, reply, self.monotonic, self.house.max_copy)
@@ -320,9 +322,9 @@ class Pipeline:
                 log.exception("exchange %s was answered but not counted", exchange.id)
 
 
-def _keep_promise(caller: Caller, reply: Reply) -> None:
+def _keep_promise(reply: Reply) -> None:
     """A comment has already told the caller 200: another status can only be an error event now."""
-    if caller.started and reply.status != 200:
+    if reply.status != 200:
         raise UpstreamFailed(f"The upstream answered with status {reply.status}.", started=True)
 
 

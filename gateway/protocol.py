@@ -40,11 +40,23 @@ NOT_HTTP = Refusal(400, "What was sent is not a valid HTTP request.", code="inva
 LONG_HEAD = Refusal(431, f"The head of the request is longer than {MAX_HEAD} bytes.", code="headers_too_large")
 
 
+class _EveryReply:
+    """The fields that every reply carries."""
+
+    __slots__ = ("fields", "rendered")
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] | None = None
+        self.rendered = b""
+
+
+_every_reply = _EveryReply()
+
+
 class GatewayProtocol(HttpToolsProtocol):
     """uvicorn's protocol with the short way. ``worker`` is this process's."""
 
     worker: ClassVar[Worker]
-    _date: ClassVar[tuple[Any, bytes]] = (None, b"")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -55,6 +67,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """Between two requests of a kept connection."""
         self.running: Call | None = None
         """The hot request that is being answered (``cycle`` is the one that is being read)."""
+        self._carry = self.worker.pipeline.carry
         self.nothing: asyncio.Future[None] = self.loop.create_future()
         """What is awaited where there is nothing to wait for."""
         self.nothing.set_result(None)
@@ -202,7 +215,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.running = call
-        errand: Any = Errand(self.loop, self.worker.pipeline.carry(call, call.speech), call.ended)
+        errand: Any = Errand(self.loop, self._carry(call, call.speech), call.ended)
         call.errand = errand
         self.tasks.add(errand)
         errand.resume()
@@ -253,11 +266,10 @@ class GatewayProtocol(HttpToolsProtocol):
     def date(self) -> bytes:
         """The fields that every reply carries, rendered once a second."""
         defaults = self.server_state.default_headers
-        known, rendered = GatewayProtocol._date
-        if known is not defaults:
-            rendered = b"".join([b"%b: %b\r\n" % pair for pair in defaults])
-            GatewayProtocol._date = (defaults, rendered)
-        return rendered
+        if _every_reply.fields is not defaults:
+            _every_reply.fields = defaults
+            _every_reply.rendered = b"".join([b"%b: %b\r\n" % pair for pair in defaults])
+        return _every_reply.rendered
 
     def sweep(self, now: float) -> None:
         """Close what has been idle for too long, and refuse those that send too slowly."""

@@ -130,7 +130,8 @@ class Router:
     def choose(self, model: str, wire: Wire) -> Pick:
         """The target to ask. Raises RequestRefused: 404 for a model that nobody serves, 503 when all are at their
         limit."""
-        now = self.clock()
+        clock = self.clock
+        now = clock()
         only = self._only.get((model, wire))
         if only is not None:
             upstream, target, health = only

@@ -146,7 +146,7 @@ class Sampler:
         policy = self._policies.get(domain)
         if policy is None:
             return
-        ok = exchange.ok
+        ok = 200 <= exchange.status < 300 and not exchange.ending  # as `Exchange.ok`
         identity = exchange.id
         chosen = repeated = False
         if exchange.retry or exchange.idempotency_key:
@@ -156,7 +156,8 @@ class Sampler:
             chosen = repeated = True
         if repeated and self._retries.repeats(exchange, identity, chosen=chosen):
             return
-        now = self._clock()
+        clock = self._clock
+        now = clock()
         outcome = self._outcome(exchange, identity, now)
         task = self._has_room(exchange, domain, policy, now) if chosen else None
         if outcome is None and task is None:

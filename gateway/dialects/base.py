@@ -31,6 +31,12 @@ class Speech:
     required: ClassVar[str] = ""
     """The array that makes a request of this dialect: missing or of another type is refused."""
 
+    def __init__(self) -> None:
+        # asked of each request: Python finds what an instance has sooner than what its class has
+        vars(self).update(
+            {name: getattr(self, name) for name in ("name", "path", "wire", "injects") if hasattr(self, name)}
+        )
+
     def read(self, body: Body) -> None:
         """Check what must be there. Raises BadRequest."""
         if not body.model:
@@ -77,6 +83,7 @@ class Plain(Speech):
     def __init__(self, name: Dialect, path: str) -> None:
         self.name = name  # type: ignore[misc]
         self.path = path  # type: ignore[misc]
+        super().__init__()
 
 
 ROLE_FIRST = re.compile(
