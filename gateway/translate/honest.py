@@ -36,9 +36,12 @@ class _Overheard:
         if self._pieces is None:
             self._pieces = self._inner.__aiter__()
         piece = await anext(self._pieces)
-        if self._left and not self._told.model:
+        told = self._told
+        if self._left and not told.model:
             self._left -= 1
-            self._told.model = model_in(piece)
+            told.model = model_in(piece)
+        if isinstance(piece, str) and '"candidates"' in piece:
+            told.unsaid = told.unsaid is not False and '"finishReason"' not in piece
         return piece
 
     async def aclose(self) -> None:
@@ -59,9 +62,16 @@ class HonestStream:
         self._next: list[Any] = []
         self.model = ""
         """The model that answers, as the provider names it; empty while and where it does not."""
+        self.unsaid: bool | None = None
+        """Whether Gemini has yet to say why it ended: for the SDK, each of its pieces ends with "stop"."""
+        self._overheard: _Overheard | None = None
+
+    async def _listen(self) -> None:
+        stream = self._stream
+        if getattr(stream, "completion_stream", None) is None and getattr(stream, "make_call", None) is not None:
+            await stream.fetch_stream()  # some providers are only asked now
         source: Any = getattr(stream, "completion_stream", None)
         lines = getattr(source, "streaming_response", None)
-        self._overheard: _Overheard | None = None
         if hasattr(lines, "__aiter__"):
             self._overheard = source.streaming_response = _Overheard(lines, self)
         elif hasattr(source, "__aiter__"):
@@ -89,6 +99,8 @@ class HonestStream:
         return getattr(self._stream, name)
 
     async def _read(self) -> Any:
+        if self._overheard is None:
+            await self._listen()
         try:
             chunk = await anext(self._stream)
         except StopAsyncIteration:
@@ -100,7 +112,7 @@ class HonestStream:
 
     def _check(self) -> None:
         reason = getattr(self._stream, "received_finish_reason", "unknown")
-        if not (reason or getattr(self._stream, "intermittent_finish_reason", None)):
+        if self.unsaid or not (reason or getattr(self._stream, "intermittent_finish_reason", None)):
             raise UpstreamBroken("The upstream ended the stream too early.", started=True)
 
 

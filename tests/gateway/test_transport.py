@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import socket
@@ -178,6 +179,25 @@ async def test_a_long_head_is_refused(tmp_path: Path) -> None:
     async with upstream() as up, door(settings_for(tmp_path, up)) as gate:
         got = await gate.raw(RAW + b"x: " + b"y" * 200_000)
         assert got.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_long_head_behind_a_request_in_progress_ends_the_connection(tmp_path: Path) -> None:
+    async def waits(request: Request, wires: Wires) -> None:
+        await asyncio.sleep(30)
+
+    async with upstream(waits) as up, door(settings_for(tmp_path, up)) as gate:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+        writer.write(RAW + b"content-length: %d\r\n\r\n" % len(BODY) + BODY)
+        await until(lambda: up.requests)
+        with contextlib.suppress(ConnectionError):
+            for number in range(40):
+                writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nx: " if number == 0 else b"y" * 10_000)
+                await writer.drain()
+                await asyncio.sleep(0.005)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 2) == b""
+        await until(lambda: gate.worker.pipeline.in_flight == 0)
+        writer.close()
 
 
 async def test_slow_senders_are_refused(tmp_path: Path) -> None:
@@ -460,6 +480,42 @@ async def test_d38_an_upstreams_own_error_event_is_passed_on_and_no_good_example
                 assert (await got.read()).endswith(event + done)
             await until(lambda: seen.exchanges)
             assert not seen.exchanges[0].ok
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+@pytest.mark.parametrize("size", [10, 20_000, 700_000])
+async def test_d37_the_last_event_of_a_response_repeats_all_of_it(
+    tmp_path: Path, kind: str, named: bool, size: int
+) -> None:
+    said = {"type": f"response.{kind}", "response": {"output": ["x" * size], "usage": {"input_tokens": 3}}}
+    name = f"event: response.{kind}\n".encode() if named else b""
+    last = name + b"data: " + json.dumps(said).encode() + b"\n\n"
+    first = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"x"}\n\n'
+
+    async def reply(request: Request, wires: Wires) -> None:
+        await wires.stream(first + last)
+
+    async with upstream(reply) as up, door(settings_for(tmp_path, up), CARE) as gate:
+        seen = Seen(gate)
+        async with gate.post({"model": "m", "input": "q", "stream": True}, "/v1/responses") as got:
+            assert await got.read() == first + last
+        await until(lambda: seen.exchanges)
+        assert seen.exchanges[0].ok == (kind != "failed")
+        assert seen.exchanges[0].usage is not None
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r"])
+async def test_d33_an_event_goes_on_when_it_is_whole_however_its_lines_end(tmp_path: Path, end: bytes) -> None:
+    event = delta("a").rstrip() + end
+
+    async def reply(request: Request, wires: Wires) -> None:
+        await wires.stream(event, b'data: {"cho', end=False)
+        await asyncio.sleep(30)
+
+    async with upstream(reply) as up, door(settings_for(tmp_path, up), CARE) as gate, gate.post(STREAM) as got:
+        async with asyncio.timeout(5):
+            assert await got.content.readany() == event
 
 
 async def test_d38_a_text_that_speaks_of_errors_is_no_error(tmp_path: Path) -> None:
