@@ -50,6 +50,7 @@ class Plan:
         "_salt",
         "_share",
         "_stable",
+        "_usual",
         "_view",
         "fill",
         "name",
@@ -72,6 +73,8 @@ class Plan:
         self.served_domain = ""
         self._reply_fields: dict[tuple[Arm, int | None], ReplyHeaders] = {}
         self._stable: Prompt | None = None
+        self._usual = NOTHING
+        """What is served outside of every experiment."""
         self._canary: Prompt | None = None
         self._holdback: Prompt | None = None
         self._share = self._holdback_share = 0.0
@@ -89,6 +92,7 @@ class Plan:
 
         self.served_domain = serving.domain.name
         self._stable = compiled(pointers.stable)
+        self._usual = NOTHING if self._stable is None else Choice("stable", self._stable)
         self._canary = compiled(pointers.canary)
         self._holdback = compiled(pointers.holdback)
         if self._canary is not None and self._stable is not None:
@@ -115,7 +119,7 @@ class Plan:
                     return Choice("canary", self._canary)
                 if u >= 1.0 - self._share:
                     return Choice("control", self._stable)
-        return Choice("stable", self._stable)
+        return self._usual
 
     def reply_fields(self, arm: Arm, version: int | None) -> ReplyHeaders:
         """What a reply says of what served it."""

@@ -17,6 +17,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+_ENDS = (StopIteration, asyncio.CancelledError)
+"""How a coroutine ends that did not fail."""
+
 
 class Errand:
     """One coroutine, run from its first step in the turn of the loop in which it begins. ``on_done`` is called once,
@@ -55,7 +58,7 @@ class Errand:
             running.errand = outer
             self._ended = True
             self._on_done()
-            if not isinstance(error, StopIteration | asyncio.CancelledError):
+            if not isinstance(error, _ENDS):
                 raise
             return
         running.errand = outer

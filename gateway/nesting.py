@@ -7,8 +7,6 @@ from itertools import accumulate
 
 import msgspec
 
-SHORT = 8192
-"""Bytes in which every bracket is counted."""
 FEW = 16
 """Up to so many brackets are searched for one by one: most bodies have no more, and are not copied to be counted."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -18,9 +16,7 @@ _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def brackets(raw: bytes | memoryview, limit: int) -> bool:
     """Whether there are more than ``limit`` opening brackets: only then can the nesting be deeper than that."""
-    data = bytes(raw)
-    if len(data) <= SHORT:
-        return data.count(b"{") + data.count(b"[") > limit
+    data = raw if type(raw) is bytes else bytes(raw)
     found = 0
     for opener in (b"{", b"["):
         place = data.find(opener)

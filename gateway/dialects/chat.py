@@ -24,7 +24,7 @@ class Chat(Speech):
     injects: ClassVar[bool] = True
 
     def read(self, body: Body) -> None:
-        super().read(body)
+        Speech.read(self, body)
         kind = body.peek("messages")
         if not kind:
             raise BadRequest(
