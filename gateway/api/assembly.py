@@ -33,9 +33,10 @@ def create_api(control: Control, *, control_plane: bool = True, console: bool = 
         for module in (domains, versions, moves, runs, kept, people):
             app.include_router(module.router)
     if control_plane and console:
-        from gateway.console import STATIC, console_router
+        from gateway.console import STATIC, console_router, install_pages
 
         app.include_router(console_router(control))
         app.mount("/console/static", STATIC)
+        install_pages(app, control)
     plane.document(app)
     return app

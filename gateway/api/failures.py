@@ -123,11 +123,15 @@ class BodyLimit:
 
 
 _SENTENCES = {404: "There is no such route: {path}.", 405: "{method} is not allowed on {path}."}
+_UNREADABLE = "There was an error parsing the body"
+"""What the framework says of a body that ends early, is too long or is no form."""
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:
     template = _SENTENCES.get(error.status_code)
     message = template.format(path=request.url.path, method=request.method) if template else str(error.detail)
+    if message == _UNREADABLE:
+        message = f"The body cannot be read: it is longer than {MAX_BODY // 2**20} MiB, or not what its type says."
     headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
     code = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}.get(error.status_code)
     return as_response(Refusal(error.status_code, message, code=code, headers=headers))

@@ -22,6 +22,8 @@ from registry import Conflict, NotFound, Refused, Registry, RegistryError, Regis
 
 ROOT = "/console"
 View = Callable[[Registry, Visitor], Awaitable[Page]]
+Action = Callable[[Registry, Visitor], Awaitable[tuple[str, str]]]
+"""Does it; returns the path to go to next, and what to say there."""
 
 
 class Console:
@@ -49,13 +51,13 @@ class Console:
             context = await view(await self.control.registry(), visitor)
         except RegistryError as error:
             return self.failed(request, error)
-        context.said = request.query_params.get("said", "")[:300]
+        context.said = (await self.sessions()).unsealed(visitor, request.query_params.get("said", ""))
         if request.query_params.get("format") == "json":
             return Response(encode(context), media_type="application/json", headers=SECURITY_HEADERS)
         return self.render.page(context, visitor)
 
-    async def act(self, request: Request, csrf: str, action: Callable[[Registry, Visitor], Awaitable[str]]) -> Response:
-        """Do what a form asks for an operator; ``action`` returns where to go next, with its sentence."""
+    async def act(self, request: Request, csrf: str, action: Action) -> Response:
+        """Do what a form asks for an operator."""
         try:
             sessions = await self.sessions()
             visitor = sessions.visitor(request)
@@ -77,9 +79,19 @@ class Console:
                     "Nothing was changed. Sign in with an operator's key to change things.",
                     visitor,
                 )
-            return RedirectResponse(await action(await self.control.registry(), visitor), 303)
+            place, said = await action(await self.control.registry(), visitor)
+            sealed = f"?{urlencode({'said': sessions.sealed(visitor, said)})}" if said else ""
+            return RedirectResponse(place + sealed, 303)
         except RegistryError as error:
             return self.failed(request, error)
+
+    async def refused(self, request: Request, status: int, title: str, text: str) -> Response:
+        """A page for a request that no route takes."""
+        try:
+            visitor = (await self.sessions()).visitor(request)
+        except RegistryError:
+            visitor = None
+        return self.problem(status, title, text, visitor)
 
     def failed(self, request: Request, error: RegistryError) -> Response:
         """A page for what the registry says."""
@@ -127,5 +139,6 @@ def inside(next: str) -> str:
     return next if next.startswith(ROOT) and not next.startswith("//") and "\\" not in next else ROOT
 
 
-def to(path: str, said: str) -> str:
-    return f"{ROOT}{path}?{urlencode({'said': said})}"
+def to(path: str, said: str) -> tuple[str, str]:
+    """Where to go next, and what to say there."""
+    return ROOT + path, said

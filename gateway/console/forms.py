@@ -47,7 +47,7 @@ def move_routes(router: APIRouter, console: Console) -> None:
         csrf: Text = "",
         once: Text = "",
     ) -> Response:
-        async def go(registry: Registry, who: Visitor) -> str:
+        async def go(registry: Registry, who: Visitor) -> tuple[str, str]:
             common: dict[str, Any] = {
                 "actor": who.name,
                 "why": why,
@@ -81,7 +81,7 @@ def form_routes(router: APIRouter, console: Console) -> None:
 
     @router.post("/domains/{d}/optimize")
     async def optimize(request: Request, d: str, why: Text = "", csrf: Text = "", once: Text = "") -> Response:
-        async def go(registry: Registry, who: Visitor) -> str:
+        async def go(registry: Registry, who: Visitor) -> tuple[str, str]:
             domain = await registry.get_domain(d)
             budget: Budget = domain.budget
             run = await registry.create_run(
@@ -104,7 +104,7 @@ def form_routes(router: APIRouter, console: Console) -> None:
 
     @router.post("/approvals/{id}")
     async def decide(request: Request, id: str, decision: Text = "", why: Text = "", csrf: Text = "") -> Response:
-        async def go(registry: Registry, who: Visitor) -> str:
+        async def go(registry: Registry, who: Visitor) -> tuple[str, str]:
             word = DECISIONS.get(decision)
             if word is None:
                 raise Refused("Say approved or rejected.")
@@ -117,9 +117,9 @@ def form_routes(router: APIRouter, console: Console) -> None:
     async def label(
         request: Request, id: str, score: Annotated[float, Form(ge=0, le=1)], back: Text = ROOT, csrf: Text = ""
     ) -> Response:
-        async def go(registry: Registry, who: Visitor) -> str:
+        async def go(registry: Registry, who: Visitor) -> tuple[str, str]:
             await registry.label_sample(id, score, who.name)
-            return inside(back)
+            return inside(back), ""
 
         return await console.act(request, csrf, go)
 
@@ -149,7 +149,7 @@ def form_routes(router: APIRouter, console: Console) -> None:
 
     @router.post("/keys/{id}/revoke")
     async def revoke_key(request: Request, id: str, csrf: Text = "") -> Response:
-        async def go(registry: Registry, who: Visitor) -> str:
+        async def go(registry: Registry, who: Visitor) -> tuple[str, str]:
             await registry.revoke_key(id, who.name)
             return to("/keys", "The key is revoked: it stops working everywhere within a second.")
 

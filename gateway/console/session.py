@@ -47,6 +47,7 @@ class Sessions:
     def __init__(self, secret: bytes, keys: KeyRing, nonce: Callable[[], str]) -> None:
         self._cookies = URLSafeTimedSerializer(secret, salt="metaspo console session")
         self._forms = URLSafeTimedSerializer(secret, salt="metaspo console form")
+        self._said = URLSafeTimedSerializer(secret, salt="metaspo console said")
         self._keys = keys
         self._nonce = nonce
 
@@ -81,6 +82,18 @@ class Sessions:
     def forget(self, response: Response, *, path: str) -> None:
         """Take the cookie away."""
         response.delete_cookie(COOKIE, path=path)
+
+    def sealed(self, visitor: Visitor, said: str) -> str:
+        """What the next page is to say, so that nobody else can put words into the console's mouth by a link."""
+        return str(self._said.dumps([visitor.key.id, said]))
+
+    def unsealed(self, visitor: Visitor, token: str) -> str:
+        """The sentence that was sealed for this visitor within the hour; empty for anything else."""
+        try:
+            id, said = self._said.loads(token, max_age=3600)
+        except (BadSignature, ValueError, TypeError):
+            return ""
+        return str(said) if id == visitor.key.id else ""
 
     def sent_by(self, visitor: Visitor, token: str) -> bool:
         """Whether a form with this token came from a page that we gave to this visitor in this session."""

@@ -208,6 +208,7 @@ async def signed_in(browser: Browser, house: House, key: str = OPERATOR, **optio
     page.problems = []  # type: ignore[attr-defined]
     page.on("console", lambda m: page.problems.append(m.text) if m.type in ("error", "warning") else None)  # type: ignore[attr-defined]
     page.on("pageerror", lambda error: page.problems.append(str(error)))  # type: ignore[attr-defined]
+    page.on("response", lambda r: page.problems.append(f"{r.status} {r.url}") if r.status >= 500 else None)  # type: ignore[attr-defined]
     await page.goto(house.url + "/console")
     await page.get_by_label("Key").fill(key)
     await page.get_by_role("button", name="Sign in").click()
@@ -241,7 +242,15 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1600, "light"),
+        (400, "dark"),
+        pytest.param(1600, "dark", marks=pytest.mark.slow),
+        pytest.param(400, "light", marks=pytest.mark.slow),
+    ],
+)
 async def test_every_page_is_sound(house: House, browser: Browser, width: int, scheme: Any) -> None:
     context, page = await signed_in(browser, house, viewport={"width": width, "height": 900}, color_scheme=scheme)
     run = (await house.registry.list_runs("support"))[0]
@@ -399,6 +408,24 @@ async def test_bad_input_gets_a_page_that_says_what_to_do(house: House, browser:
     for path in ("/domains/gone", "/domains/support/versions/99", "/domains/support/move?action=explode", "/runs/none"):
         await page.goto(house.url + "/console" + path)
         await page.get_by_role("heading", name="Not here").wait_for()
+    for path in (
+        "/nothing-here", "/domains/support/versions/one", "?page=0",
+        "/domains/support/move?action=canary&version=3&share=half",
+    ):  # fmt: skip
+        await page.goto(house.url + "/console" + path)
+        assert await page.locator("main h1").inner_text() in ("Not here", "This cannot be taken"), path
+        assert await page.get_by_role("link", name="Approvals").count() == 1, path  # and the way on
+    spoofed = "?said=Your+key+was+stolen.+Send+it+to+evil.example"
+    await page.goto(house.url + "/console" + spoofed)
+    assert "evil" not in await page.inner_text("main")
+    too_long = await context.request.post(house.url + "/console/keys", form={"name": "x" * 5_000_000})
+    assert too_long.status in (400, 413)
+    assert re.search("exceeded maximum size|longer than 4 MiB", await too_long.text())
+    assert (
+        (await context.request.get(house.url + "/console/nothing?format=json"))
+        .headers["content-type"]
+        .startswith("application/json")
+    )
     forged = await context.request.post(
         house.url + "/console/domains/support/move", form={"action": "promote", "version": "1", "csrf": "made-up"}
     )
