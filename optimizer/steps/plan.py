@@ -1,8 +1,9 @@
 """One dial: the sizes of all loops of the default search, derived from the number of calls it may make.
 
 The holdout is set aside first, since a winner that cannot be confirmed is worth nothing. What remains is shared out
-over generations; in each, failures take about a tenth, user prompts a fifth, the race the rest. A tenth of the budget
-at most asks whether prompts matter at all. The sizes are printed before anything is spent.
+over generations; in each, failures take about a tenth, user prompts a fifth, the race the rest. An eighth of the budget
+at most asks whether prompts matter at all; it comes out of what races leave by ending early. The sizes are printed
+before anything is spent.
 """
 
 from __future__ import annotations
@@ -100,10 +101,9 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
     headroom = chosen.get("headroom_cells", cells_for(usable, tasks, available))
     if spec.models.optimizer is not None:
         search *= 0.96  # the optimizer's own calls come out of the same budget
-    loops = max(0.0, search - most_calls(headroom) / 2)  # where prompts matter it mostly ends halfway
     generations = next((count for least, count in GENERATIONS if search >= least), 1)
-    final = 0.12 * loops if search >= 600 else 0.0
-    unit = (loops - final) / (generations + 0.6)
+    final = 0.12 * search if search >= 600 else 0.0
+    unit = (search - final) / (generations + 0.6)
     editable = any(task.editable_user_prompt for task in spec.sources) and unit >= 40
     reflect = max(3, min(16, int(0.12 * unit / tasks)))
     user_cells = max(4, min(20, int(0.2 * unit / (3 * tasks))))
