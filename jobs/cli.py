@@ -124,25 +124,29 @@ def list_jobs(ctx: click.Context, as_json: bool) -> None:
 @click.option("--task", help="The task (job `adapt`).")
 @click.option("--version", "number", type=click.IntRange(1), help="The version (job `shadow`).")
 @click.option("--here", is_flag=True, help="Do it in this process instead of asking a worker.")
+@_JSON
 @click.pass_context
 @_told
 def run_now(
-    ctx: click.Context, name: str, domain: str | None, task: str | None, number: int | None, here: bool
+    ctx: click.Context, name: str, domain: str | None, task: str | None, number: int | None, here: bool, as_json: bool
 ) -> None:
     """Run one job now."""
     from jobs.now import do_here, run_job, wish
 
     args = {key: value for key, value in (("task", task), ("version", number)) if value is not None}
 
-    async def main(registry: Registry, settings: Settings) -> str:
+    async def main(registry: Registry, settings: Settings) -> tuple[str, dict[str, Any]]:
         if here:
             trigger = await wish(registry, name, domain, by=_who(), why="run by hand", args=args)
-            return await do_here(registry, settings, trigger)
+            said = await do_here(registry, settings, trigger)
+            return said, {"trigger": trigger.id, "done": said}
         trigger = await run_job(registry, name, domain, by=_who(), why="run by hand", args=args)
-        waits = "" if await registry.lease_holder("scheduler") else "; no scheduler is running, so it waits for one"
-        return f"asked for: {trigger.id}{waits}"
+        runs = bool(await registry.lease_holder("scheduler"))
+        waits = "" if runs else "; no scheduler is running, so it waits for one"
+        return f"asked for: {trigger.id}{waits}", {"trigger": trigger.id, "scheduler": runs}
 
-    click.echo(_with_registry(ctx, main, sign=here))
+    text, about = _with_registry(ctx, main, sign=here)
+    click.echo(json.dumps(about, indent=2) if as_json else text)
 
 
 @jobs.command("report")

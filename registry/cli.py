@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-import yaml
 
 from registry.acl import CONTROL_USER, DATA_PLANE_USER, acl_file
+from registry.cli_backup import backup, restore
 from registry.cli_prompts import prompts
 from registry.cli_samples import samples
 from registry.cli_session import (
@@ -23,7 +23,6 @@ from registry.cli_session import (
     json_option,
     moment,
     print_json,
-    progress,
     run,
     settings_of,
     table,
@@ -32,11 +31,9 @@ from registry.cli_session import (
 )
 from registry.errors import Corrupt, NotFound, Refused, SettingsError
 from registry.records import GLOBAL, Deployment, Domain
-from registry.registry import Registry
-from registry.settings import DomainSettings
-from registry.signing import Signer, load_public
 
 if TYPE_CHECKING:
+    from registry.registry import Registry
     from registry.rotation import Rotation
 
 __all__ = ["backup", "domains", "keys", "prompts", "restore", "samples"]
@@ -87,6 +84,8 @@ def show_domain(ctx: click.Context, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"domain": domain, "deployment": live})
         return
+    import yaml
+
     rules = whole(domain)
     rules.pop("locked_signature")
     shown = {key: value for key, value in rules.items() if value not in (None, "", [], {}, ())}
@@ -129,6 +128,8 @@ def set_domain(
 
 
 def _changes(rules: tuple[str, ...], path: Path | None) -> dict[str, Any]:
+    import yaml
+
     changes: dict[str, Any] = {}
     if path is not None:
         try:
@@ -159,6 +160,7 @@ def _changes(rules: tuple[str, ...], path: Path | None) -> dict[str, Any]:
 def _with_changes(old: Domain, changes: dict[str, Any]) -> Domain:
     from pydantic import ValidationError
 
+    from registry.settings import DomainSettings
     from registry.settings_sources import merge, sentence
 
     current = msgspec.to_builtins(old)
@@ -177,13 +179,17 @@ def _with_changes(old: Domain, changes: dict[str, Any]) -> Domain:
 @click.argument("name")
 @why_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
 @click.pass_context
-def delete_domain(ctx: click.Context, name: str, why: str, yes: bool) -> None:
+def delete_domain(ctx: click.Context, name: str, why: str, yes: bool, as_json: bool) -> None:
     """Take NAME out of service and remove its samples; versions and audit stay."""
     if not yes:
         click.confirm(f"Take {name} out of service and remove its samples and datasets?", abort=True)
     run(ctx, lambda r: r.delete_domain(name, actor(), why))
-    click.echo(f"{name} is out of service.")
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        click.echo(f"{name} is out of service.")
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -241,11 +247,15 @@ def list_keys(ctx: click.Context, as_json: bool) -> None:
 @keys.command("revoke")
 @click.argument("key")
 @why_option
+@json_option
 @click.pass_context
-def revoke_key(ctx: click.Context, key: str, why: str) -> None:
+def revoke_key(ctx: click.Context, key: str, why: str, as_json: bool) -> None:
     """KEY (its id or name) stops working within a second."""
     record = run(ctx, lambda r: r.revoke_key(key, actor(), why))
-    click.echo(f"The key {record.id} of {record.name} is revoked.")
+    if as_json:
+        print_json({"id": record.id, "name": record.name, "revoked_at": record.revoked_at})
+    else:
+        click.echo(f"The key {record.id} of {record.name} is revoked.")
     if record.from_file:
         click.echo("The config file names it: take it out there too, or the next start brings it back.", err=True)
 
@@ -280,6 +290,8 @@ def signing_key(path: Path, as_json: bool) -> None:
             raise click.ClickException(
                 f"{file} exists already: a key that has signed must not be lost. Choose another."
             )
+    from registry.signing import Signer
+
     try:
         signer = Signer.load_or_create(path)
     except SettingsError as error:
@@ -301,6 +313,7 @@ def signing_key(path: Path, as_json: bool) -> None:
 @click.pass_context
 def rotate(ctx: click.Context, new: Path, old: str | None, why: str, as_json: bool) -> None:
     """Sign everything again with the signing key NEW; what the old key did not sign is named and left alone."""
+    from registry.signing import Signer, load_public
 
     try:
         signer = Signer.load(new)
@@ -322,29 +335,3 @@ def rotate(ctx: click.Context, new: Path, old: str | None, why: str, as_json: bo
         click.echo(f"Left alone: {sentence}", err=True)
     if done.refused:
         ctx.exit(1)
-
-
-# --- backup ----------------------------------------------------------------------------------------------------------
-
-
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
-@click.pass_context
-def backup(ctx: click.Context, path: Path) -> None:
-    """Write everything to one checksummed file; the registry goes on working meanwhile."""
-    with progress("values") as told:
-        count = run(ctx, lambda r: r.backup(path, told=told))
-    click.echo(
-        f"{count:,} keys are in {path} ({path.stat().st_size:,} bytes). Keep the signing key with it, elsewhere."
-    )
-
-
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--overwrite", is_flag=True, help="Replace the registry that is here.")
-@click.pass_context
-def restore(ctx: click.Context, path: Path, overwrite: bool) -> None:
-    """Read everything back. A damaged file is refused before anything is written."""
-    with progress("values") as told:
-        count = run(ctx, lambda r: r.restore(path, overwrite=overwrite, told=told), as_it_is=True)
-    click.echo(f"{count:,} keys are restored from {path}.")

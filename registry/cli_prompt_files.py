@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry.cli_session import actor, json_option, print_json, run, why_option
 from registry.errors import NotFound, Refused
-from registry.prompt_files import ImportedPrompt, export_yaml, read_prompts
 from registry.records import Domain
 from registry.redis_keys import domain_name
-from registry.registry import Registry
-from registry.signing import content_hash
+
+if TYPE_CHECKING:
+    from registry.prompt_files import ImportedPrompt
+    from registry.registry import Registry
 
 
 def read_text(path: Path) -> str:
@@ -35,6 +36,8 @@ def read_text(path: Path) -> str:
 @click.pass_context
 def export(ctx: click.Context, domain: str, path: Path | None) -> None:
     """All versions of DOMAIN as YAML, made for git."""
+
+    from registry.prompt_files import export_yaml
 
     async def story(registry: Registry) -> str:
         return export_yaml(domain, await registry.list_versions(domain), await registry.deployment(domain))
@@ -70,6 +73,8 @@ def import_(
 
     With --check a file that cannot be imported ends with exit code 1, and nothing is written: for CI, before the merge.
     """
+    from registry.prompt_files import read_prompts
+
     text = read_text(path)
 
     async def story(registry: Registry) -> list[dict[str, Any]]:
@@ -108,6 +113,8 @@ def _named(domain: str | None) -> str:
 
 async def _number_of(registry: Registry, prompt: ImportedPrompt, domain: str) -> int | None:
     """The number that this text has here already."""
+    from registry.signing import content_hash
+
     digest = content_hash(prompt.system_prompt)
     return next((version.number for version in await registry.list_versions(domain) if version.hash == digest), None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +23,9 @@ from registry.cli_session import (
 )
 from registry.errors import NotFound
 from registry.records import AuditEntry, Deployment, Lineage, Version
-from registry.registry import Registry
+
+if TYPE_CHECKING:
+    from registry.registry import Registry
 
 
 @click.group()
@@ -233,11 +235,15 @@ def abort(ctx: click.Context, domain: str, why: str, if_epoch: int | None, as_js
 @click.argument("domain")
 @click.argument("number", type=int)
 @click.option("--why", required=True, help="The reason; it stands with the version.")
+@json_option
 @click.pass_context
-def block(ctx: click.Context, domain: str, number: int, why: str) -> None:
+def block(ctx: click.Context, domain: str, number: int, why: str, as_json: bool) -> None:
     """Version NUMBER may never be served again."""
     run(ctx, lambda r: r.block_version(domain, number, why, actor()))
-    click.echo(f"Version {number} of {domain} is blocked.")
+    if as_json:
+        print_json({"domain": domain, "version": number, "blocked": why})
+    else:
+        click.echo(f"Version {number} of {domain} is blocked.")
 
 
 @prompts.command()

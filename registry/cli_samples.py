@@ -6,14 +6,16 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 import msgspec
 
 from registry.cli_session import json_option, moment, print_json, run, table, whole
 from registry.records import Sample
-from registry.registry import Registry
+
+if TYPE_CHECKING:
+    from registry.registry import Registry
 
 
 @click.group()

@@ -1,4 +1,8 @@
-"""What all commands of the registry share: which registry is meant, how results are shown, how errors are said."""
+"""What all commands of the registry share: which registry is meant, how results are shown, how errors are said.
+
+The registry itself, with Redis and the settings' models behind it, is imported when a command runs: help is answered
+at once.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,17 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
-from registry.embedded import EmbeddedRedis, running_url
 from registry.errors import Refused, RegistryError
-from registry.registry import Registry
-from registry.settings import Settings, load_settings
-from registry.signing import Signer
+
+if TYPE_CHECKING:
+    from registry.embedded import EmbeddedRedis
+    from registry.registry import Registry
+    from registry.settings import Settings
 
 T = TypeVar("T")
 
@@ -31,6 +36,8 @@ def settings_of(ctx: click.Context) -> Settings:
 
     Secrets of providers are not needed by any command here, so they may be missing. Raises SettingsError.
     """
+    from registry.settings import load_settings
+
     path = (ctx.obj or {}).get("config") if isinstance(ctx.obj, dict | None) else getattr(ctx.obj, "config", None)
     if path is None and os.environ.get("METASPO_CONFIG"):
         path = Path(os.environ["METASPO_CONFIG"])
@@ -46,6 +53,10 @@ async def open_registry(
     """The configured Redis; else the embedded one that runs on this home; else one started for the duration, which
     then learns what the config file says, as at every start (not when ``as_it_is``).
     """
+    from registry.embedded import EmbeddedRedis, running_url
+    from registry.registry import Registry
+    from registry.signing import Signer
+
     own: EmbeddedRedis | None = None
     learns = False
     url = settings.redis_url or running_url(settings.home)

@@ -164,6 +164,35 @@ def test_what_is_read_fits_and_is_json_too(house: tuple[Path, str], words: tuple
     assert json.loads(answer.stdout), answer.output
 
 
+NO_JSON = {
+    "up", "gateway serve", "jobs worker", "jobs scheduler",  # they serve until they are stopped
+    "prompts export", "samples export", "keys acl", "paper init",  # they write a file of a form of its own
+}  # fmt: skip
+
+
+def test_every_other_command_speaks_json(house: tuple[Path, str], tmp_path: Path) -> None:
+    without = {
+        " ".join(words)
+        for words, command in commands()
+        if not isinstance(command, click.Group) and not any("--json" in p.opts for p in command.params)
+    }
+    assert without == NO_JSON
+    config = str(house[0])
+    for words in (
+        ("domains", "set", "short-lived"),
+        ("prompts", "block", DOMAIN, "1", "--why", "a test"),
+        ("domains", "delete", "short-lived", "--yes"),
+        ("keys", "create", "--role", "caller", "--name", "short-lived"),
+        ("keys", "revoke", "short-lived"),
+        ("jobs", "run", "curate", "--domain", DOMAIN),
+        ("backup", str(tmp_path / "b")),
+        ("restore", str(tmp_path / "b"), "--overwrite"),
+    ):
+        done = invoke("--config", config, *words, "--json")
+        assert done.exit_code == 0, done.output
+        assert isinstance(json.loads(done.stdout), dict), done.output
+
+
 # --- bars ------------------------------------------------------------------------------------------------------------
 
 LEFT = re.compile(r"\d+:\d\d:\d\d")
@@ -254,3 +283,56 @@ def test_the_demo_says_how_long_its_steps_take() -> None:
     lines = shown_lines(show.console.file.getvalue())  # type: ignore[attr-defined]
     assert any(LEFT.search(line) and "/10" in line and "left" in line for line in lines), lines
     assert not [line for line in lines if len(line.rstrip()) > COLUMNS]
+
+
+# --- shells ----------------------------------------------------------------------------------------------------------
+
+
+def completed(shell: str, step: str, words: str, at: int) -> str:
+    """What the shell's script is told: ``source`` is the script itself, ``complete`` the words that fit."""
+    environment = {**os.environ, "_METASPO_COMPLETE": f"{shell}_{step}", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+    if shell == "fish":
+        environment["COMP_CWORD"] = words.split()[at] if at < len(words.split()) else ""
+    done = subprocess.run(
+        [sys.executable, str(Path(metaspo.__file__))], env=environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "script", "answer"),
+    [
+        ("bash", "complete -o nosort -F _metaspo_completion metaspo", "plain,promote"),
+        ("zsh", "#compdef metaspo", "plain\npromote"),
+        ("fish", "complete --no-files --command metaspo", "plain,promote"),
+    ],
+)
+def test_every_shell_completes(shell: str, script: str, answer: str) -> None:
+    assert script in completed(shell, "source", "", 0)
+    assert answer in completed(shell, "complete", "metaspo prompts pro", 2)
+    assert "gate" in completed(shell, "complete", "metaspo ga", 1)
+
+
+HEAVY = ("litellm", "numpy", "scipy", "redis", "pydantic", "fastapi", "uvicorn", "aiohttp", "cryptography", "rich")
+
+
+def test_help_of_every_command_imports_nothing_heavy() -> None:
+    """Start-up is imports: what a command needs is imported when it runs, so that help and completion come at once.
+
+    Simulations are made of numpy.
+    """
+    asked = [[*words, "--help"] for words, _ in commands() if words[:1] != ("simulate",)]
+    code = (
+        "import json, sys, io, contextlib, metaspo\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        metaspo.main(words)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], cwd=Path(metaspo.__file__).parent, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
