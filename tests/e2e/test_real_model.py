@@ -3,8 +3,8 @@
 The short test makes some hundred calls. A 135M model obeys no format and such a budget confirms nothing, so what it
 proves is the path, not a gain: what the search concludes has its reason on the run, and no version is made without the
 gate's PASS. The long one tells the whole story of ``test_loop.py`` with a budget that the gate, safety suites and all,
-can be paid from. Version 1 is a prompt that hurts, so that there is something to find; should the gate let nothing pass
-all the same, the operator tries a prompt by hand and the story goes on.
+can be paid from (``METASPO_E2E_CALLS``: with another one). What such a model's gate says is its own affair: where
+nothing passes, the operator tries a prompt by hand, and the story goes on.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ TASKS = ("products", "food", "service")
 ROWS = {task: read_rows(ROOT / "demo" / "data" / task, "train", 140) for task in TASKS}
 CALLS = 72
 """Of the search: on a busy machine the model answers two or three questions a second."""
+CALLS_OF_THE_STORY = int(os.environ.get("METASPO_E2E_CALLS", "2100"))
 USERS = 18
 SLOW = {"connect": 30, "first_token": 200, "between_chunks": 200, "total": 300}
 HURTS = "You are a poet. Never answer the question; write a poem about the sea instead."
@@ -204,14 +205,13 @@ async def test_the_whole_loop_with_a_real_model(model: str, tmp_path: Path, free
             minutes=3
         )  # once an hour: a second search would only take the model's time
         shop |= {
-            "system_prompt": HURTS,
             "schedule": f"{soon.minute} * * * *",
-            "budget": {"calls": 2_100},
+            "budget": {"calls": CALLS_OF_THE_STORY},
             "promotion": "auto",
-            "canary": {"stages": [0.2, 0.5], "dwell_hours": [0.0005, 0.0005], "n_final": 100, "margin": 0.3},
+            "canary": {"stages": [0.2, 0.5], "dwell_hours": [0.0005, 0.0005], "n_final": 260, "margin": 0.3},
         }
         cast = Cast(
-            asks=48, referenced=350, before=_yesterday(48), under_way=150, wave=40, waves=25, harmful=HURTS + " Sing.",
+            asks=48, referenced=350, before=_yesterday(48), under_way=100, wave=40, waves=25, harmful=HURTS,
             finalist=HELPS, patience=1800,
         )  # fmt: skip
         async with House(tmp_path, config, free_port) as house, aiohttp.ClientSession() as http:
