@@ -68,7 +68,7 @@ evidence-simulations: install-dev
 	for seed in 20261120 20261121; do for what in gate canary; do \
 		$(BIN)/metaspo simulate $$what --runs 1000 --seed $$seed --json > $(WORK)/simulated.json \
 			&& mv $(WORK)/simulated.json $(RESULTS)/simulate_$${what}_$$seed.json || exit 1; done; done
-	$(BIN)/metaspo simulate search --runs 4 --budget-calls 2500 --json > $(WORK)/simulated.json
+	$(BIN)/metaspo simulate search --runs 20 --budget-calls 2500 --json > $(WORK)/simulated.json
 	mv $(WORK)/simulated.json $(RESULTS)/simulate_search.json
 	$(BIN)/python -m benchmarks.error_rates
 

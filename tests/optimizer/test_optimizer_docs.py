@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -12,7 +13,8 @@ from optimizer.records import JudgeKind, LedgerRow, LoopSizes, Method, ModelRole
 from optimizer.search_file import ModelSettings, _File
 from optimizer.tasks.folders import TaskSettings, _TaskFile
 
-TEXT = (Path(__file__).parents[2] / "docs" / "optimizer.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "optimizer.md").read_text(encoding="utf-8")
 HEADINGS = {line.lstrip("# ").strip() for line in TEXT.splitlines() if line.startswith("#")}
 
 
@@ -55,3 +57,46 @@ def test_the_ledgers_sum_is_as_told() -> None:
     row = LedgerRow(requested=5, paid=3, cache_hits=2, replayed=1)
     assert row.requested == row.paid + row.cache_hits
     assert row.replayed <= row.paid
+
+
+def measured(name: str) -> Any:
+    """A result file that the pages quote."""
+    return json.loads((DOCS / "results" / name).read_text("utf-8"))
+
+
+def gain(told: dict[str, float]) -> str:
+    """As the pages write a gain: 29.6 (28.4 to 30.8)."""
+    return "{mean:.1f} ({low:.1f} to {high:.1f})".format(**told)
+
+
+def test_the_table_of_worlds_is_what_was_measured() -> None:
+    for kind, by_method in measured("optimizer_search.json").items():
+        for method in ("metaspo", "faithful"):
+            row = by_method.get(method)
+            if row is None or "gain_source_points" not in row:
+                continue
+            gains = f"{gain(row['gain_source_points'])} | {gain(row['gain_unseen_points'])}"
+            assert f"| {row['worlds']} | {gains} | {row['training_calls']:,}" in TEXT, (kind, method)
+
+
+def test_what_is_said_of_headroom_is_what_was_measured() -> None:
+    told = measured("optimizer_search.json")
+    check, null = told["headroom check"], told["no prompt matters"]["metaspo"]
+    worlds = check["no prompt matters"]["worlds"]
+    for kind in ("no prompt matters", "sentences worth half", "as in the other worlds"):
+        found = check[kind]
+        assert f"{found['says there is none']} of {worlds} worlds" in TEXT, kind
+        assert f"{found['answers']} answers" in TEXT, kind
+    assert f"{null['no_headroom']} of the {null['worlds']} searches" in TEXT
+    assert gain(null["reported_gain_points"]) in TEXT.replace("points ", "")
+
+
+def test_the_sweep_over_the_analysers_quality_is_what_was_measured() -> None:
+    page = (DOCS / "results" / "README.md").read_text("utf-8")
+    found = measured("simulate_search.json")
+    for kind, by_proposer in found["worlds"].items():
+        for proposer, row in by_proposer.items():
+            gained = f"{row['true_gain_unseen']:+.3f} ({row['true_gain_unseen_se']:.3f})"
+            worse = f"{row['promoted_and_worse']:.0%}"
+            assert f"| {kind} | {proposer} | {gained} | {row['promoted']:.0%} | {worse} |" in page, (kind, proposer)
+    assert f"--runs {found['runs']} --budget-calls {found['budget_calls']}" in page
