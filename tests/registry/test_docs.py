@@ -37,6 +37,9 @@ def test_what_is_measured_is_what_the_results_say() -> None:
         *(f"| {size:,} |" for size in found["memory"]["bytes_per"].values()),
     ):
         assert words in DOC, words
+    backup = json.loads((Path(__file__).parents[2] / "docs" / "results" / "registry_backup.json").read_text("utf-8"))
+    of = backup["backup"]
+    assert f"| {of['backup_seconds']} s (restore {of['restore_seconds']} s), file {of['file_mb']:.0f} MB" in DOC
     # The targets themselves, as far as they were met when it was measured.
     assert all(weather["max_ms"] < 1000 for name, weather in found["fanout"].items() if name != "load_average")
     assert big["memory_mb"] < 50 and big["load_file_seconds"] < 1 and big["load_seconds"] < 1
