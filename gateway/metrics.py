@@ -38,33 +38,8 @@ FLUSH_EVERY = 1.0
 
 Labels = tuple[str, ...]
 
-_STATUSES = {
-    code: str(code)
-    for code in (
-        200,
-        201,
-        202,
-        204,
-        400,
-        401,
-        403,
-        404,
-        405,
-        408,
-        409,
-        413,
-        415,
-        422,
-        429,
-        499,
-        500,
-        501,
-        502,
-        503,
-        504,
-        529,
-    )
-}
+_KNOWN = "200 201 202 204 400 401 403 404 405 408 409 413 415 422 429 499 500 501 502 503 504 529"
+_STATUSES = {int(code): code for code in _KNOWN.split()}
 OPERATIONS: dict[Dialect, str] = {
     "chat": "chat",
     "responses": "chat",
