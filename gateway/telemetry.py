@@ -8,6 +8,7 @@ used; else OTLP over HTTP, set up by the usual ``OTEL_...`` variables.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ MISSING = (
     "gateway.otel is set, but OpenTelemetry is not installed: run"
     " `pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http`, or set gateway.otel to false."
 )
+
+EXPORT_SECONDS = 2.0
+"""So long a batch is tried, unless ``OTEL_EXPORTER_OTLP_TIMEOUT`` says otherwise: the end of the process waits for the
+last one, and the exporter's own 10 s would hold up every restart while the collector is away."""
 
 
 def check_installed() -> None:
@@ -45,7 +50,9 @@ def tracer(service: str = "metaspo-gateway") -> Tracer:
             resources = import_module("opentelemetry.sdk.resources")
             otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
             provider = sdk.TracerProvider(resource=resources.Resource.create({"service.name": service}))
-            provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
+            told = {"OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"} & os.environ.keys()
+            exporter = otlp.OTLPSpanExporter(timeout=None if told else EXPORT_SECONDS)
+            provider.add_span_processor(export.BatchSpanProcessor(exporter))
             trace.set_tracer_provider(provider)
     except ImportError as error:
         raise StartFailed(MISSING) from error
