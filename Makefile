@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 HASHED := install --require-hashes --no-deps --only-binary :all:
 NOT_INSTALLED := { echo "the locked requirements could not be installed: is a package index reached from here?" \
 	"($(BIN)/python -m pip config list says which is asked)" >&2; exit 1; }
-JOBS ?= 2
+JOBS ?= 3
 DEMO_ARGS := $(if $(MODEL),--model '$(MODEL)') $(if $(MODELS),--models '$(MODELS)') $(ARGS)
 
 RESULTS := docs/results

@@ -15,6 +15,7 @@ from gateway.errand import Errand, parked, wake
 from gateway.errors import CallerGone, RequestRefused
 from gateway.exchange import Refusal
 from gateway.head import Head
+from gateway.lingering import Lingering
 
 if TYPE_CHECKING:
     from gateway.protocol import GatewayProtocol
@@ -221,6 +222,8 @@ class Call:
 
     def _complete(self) -> None:
         self.response_complete = True
-        if not self.keep_alive:
+        if self.more_body:
+            Lingering(self._protocol, self._transport, self._protocol.loop)
+        elif not self.keep_alive:
             self._transport.close()
         self._protocol.on_response_complete()

@@ -20,6 +20,7 @@ from gateway.errand import Errand
 from gateway.errors import error_body
 from gateway.exchange import Refusal
 from gateway.head import Head, KnownHead
+from gateway.lingering import Lingering
 from gateway.settings import CLIENT_KEEP_ALIVE, MAX_HEAD, REQUEST_TIMEOUT
 
 if TYPE_CHECKING:
@@ -300,4 +301,4 @@ class GatewayProtocol(HttpToolsProtocol):
         body = error_body("messages" if b"/messages" in (getattr(self, "url", b"") or b"") else "chat", refusal)
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (STATUS_LINE[refusal.status], self.date(), len(body)) + body)
-        self.transport.close()
+        Lingering(self, self.transport, self.loop)

@@ -6,6 +6,8 @@ errors become statuses here, and nowhere else.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +26,9 @@ from registry import AuditEntry, Conflict, Deployment, NotFound, Refused, Regist
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4 << 20
+DROPPED = 64 << 20
+DROPPING = 5.0
+"""Seconds that a reply waits for the rest of a body."""
 
 
 class Failure(Exception):
@@ -102,24 +107,40 @@ def _registry_error(error: RegistryError) -> Response:
 
 
 class BodyLimit:
-    """Refuses bodies above ``most`` bytes while they come in: the framework reads them before it asks for a key."""
+    """Refuses bodies above ``most`` bytes while they come in: the framework reads them before it asks for a key.
+
+    A reply to a body that is still under way waits until the rest has come and was dropped, up to ``DROPPED`` bytes: to
+    close a connection with unread bytes resets it, and the caller would not see the reply.
+    """
 
     def __init__(self, app: ASGIApp, most: int = MAX_BODY) -> None:
         self._app = app
         self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = 0
+        seen, more = 0, False
 
-        async def bounded() -> Message:
-            nonlocal seen
+        async def counted() -> Message:
+            nonlocal seen, more
             message = await receive()
             seen += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            return message
+
+        async def bounded() -> Message:
+            message = await counted()
             if seen > self._most:
                 raise HTTPException(413, f"The control plane takes bodies up to {self._most // 2**20} MiB.")
             return message
 
-        await self._app(scope, bounded, send)
+        async def after_the_body(message: Message) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DROPPING):
+                    while more and seen < DROPPED:
+                        await counted()
+            await send(message)
+
+        await self._app(scope, bounded, after_the_body)
 
 
 _SENTENCES = {404: "There is no such route: {path}.", 405: "{method} is not allowed on {path}."}
