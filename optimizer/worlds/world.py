@@ -12,7 +12,7 @@ probability ``q`` and an irrelevant one with probability ``fp``), as writer (whi
 ``drop``) and as judge. It speaks the protocol of every model, so the real evaluation, search, linter and gate run on
 it: ``model: "world:seed=3,q=0.3"`` in a search file.
 
-A world proves code, not merit: how good a search looks in it is set by ``q`` and ``fp`` (docs/results/README.md).
+A world proves code, not merit: how good a search looks in it is set by ``q`` and ``fp`` (docs/results/files.md).
 """
 
 from __future__ import annotations

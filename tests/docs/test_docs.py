@@ -68,6 +68,13 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_page_has_an_address_of_its_own() -> None:
+    """``results.md`` and ``results/README.md`` would be one page of the site, and one of them lost without a word."""
+    names = [page.relative_to(DOCS).with_suffix("") for page in PAGES]
+    places = [str(name.parent if name.name in {"index", "README"} else name) for name in names]
+    assert len(places) == len(set(places)), sorted(place for place in places if places.count(place) > 1)
+
+
 def with_commands() -> list[Path]:
     return [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 

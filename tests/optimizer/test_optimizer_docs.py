@@ -92,7 +92,7 @@ def test_what_is_said_of_headroom_is_what_was_measured() -> None:
 
 
 def test_the_sweep_over_the_analysers_quality_is_what_was_measured() -> None:
-    page = (DOCS / "results" / "README.md").read_text("utf-8")
+    page = (DOCS / "results" / "files.md").read_text("utf-8")
     found = measured("simulate_search.json")
     for kind, by_proposer in found["worlds"].items():
         for proposer, row in by_proposer.items():
