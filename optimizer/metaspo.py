@@ -22,6 +22,7 @@ from optimizer.methods.found import Found
 from optimizer.proposals.components import corpus_for
 from optimizer.proposals.editor import ComponentEditor
 from optimizer.proposals.failures import Failures, collect, unheard
+from optimizer.proposals.mixups import against_mix_ups
 from optimizer.proposals.proposal import History, Parent, Proposal, Proposer, SystemAsk, combinations
 from optimizer.records import Generation, Rollout, SearchSpec, SearchTask
 from optimizer.steps import headroom, inner, preflight
@@ -210,6 +211,8 @@ async def _no_headroom_at_all(search: Search, first: Parent) -> str:
     form = sum(failures.counts["format"] for failures in first.failures)
     if not bound or form >= headroom.FORM * sum(failures.asked for failures in first.failures):
         return ""
+    if against_mix_ups(first):  # a lean towards a label: there is something to mend that no diverse prompt shows
+        return ""
     before = search.evaluation.ledger.calls
     prompts = headroom.diverse(search.incumbent, corpus_for(sources), seed)
     cells = course(sources, search.user_prompts.racing(), start=0, seed=seed, length=bound + bound // 2)
@@ -222,7 +225,8 @@ async def _no_headroom_at_all(search: Search, first: Parent) -> str:
 
 
 async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> list[Proposal]:
-    """Candidates that passed the door: the proposer's, and in the first generation diverse fixed sentences."""
+    """Candidates that passed the door: the proposer's, what the counted mix-ups say, and in the first generation
+    diverse fixed sentences."""
     plan = search.plan
     ask = SystemAsk(
         parents=tuple(parent for parent in parents if parent.shares) or tuple(parents),
@@ -235,6 +239,7 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
         editor = ComponentEditor(corpus_for(search.spec.sources), seed=search.spec.seed + 1)
         fixed = SystemAsk(parents=ask.parents[:1], count=plan.diverse, history=search.history, generation=0)
         proposed += await editor.system_prompts(fixed)
+    proposed += against_mix_ups(parents[0])
     proposed += combinations(search.archive.best, search.helped)
     admitted = [proposal for proposal in proposed if search.admission.system_prompt(proposal.prompt)]
     refused = len(proposed) - len(admitted)

@@ -13,6 +13,8 @@ from optimizer.records import SearchTask
 
 SIMILARITY = 0.95
 """Two prompts whose word sets agree to this share (Jaccard) are the same prompt."""
+GRADING = ("rating", "ratings", "score", "scores")
+"""Words that elsewhere speak to a judge. Tasks that ask for a grade cannot be described without them."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -31,6 +33,7 @@ class Admission:
         self._allow = (
             *(label for task in tasks for label in task.judge.labels),
             *(task.user_prompt for task in tasks),
+            *(GRADING if _all_grade(tasks) else ()),
         )
         self._logged = LoggedTexts([example.question for task in tasks for example in (*task.reflect, *task.select)])
         self._known: dict[str, list[frozenset[str]]] = {}
@@ -63,6 +66,11 @@ class Admission:
         self._evaluation.reject(kind)
         self.refused.append((kind, reason))
         return False
+
+
+def _all_grade(tasks: Sequence[SearchTask]) -> bool:
+    """Whether every task's answer is one of several numbers, told by a rule: there is no judge model to speak to."""
+    return all(len(t.judge.labels) > 1 and all(map(str.isdecimal, t.judge.labels)) for t in tasks)
 
 
 def _words(text: str) -> frozenset[str]:

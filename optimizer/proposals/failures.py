@@ -38,6 +38,8 @@ class Failures:
     """The raw texts behind ``shown``, two for each, to recognise quotations by."""
     units: dict[str, frozenset[str]] = field(default_factory=dict)
     """Who failed, by type: the units, or the near-duplicate clusters of examples that have none."""
+    mixed_up: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    """Who got a wrong label, by (label answered, right label); well-formed answers of tasks with labels only."""
 
     @property
     def total(self) -> int:
@@ -66,11 +68,14 @@ def collect(
 ) -> Failures:
     """Type all failures and pick at most ``show`` to show, every type in turn. Suspicious rollouts are never shown."""
     by_type: dict[str, list[tuple[Example, Rollout]]] = {kind: [] for kind in FAILURE_TYPES}
+    mixed_up: dict[tuple[str, str], set[str]] = {}
     live = task.origin == "traffic"
     for example, rollout in zip(examples, rollouts, strict=True):
         kind = failure_type(task, rollout)
         if kind and not rollout.suspicious:
             by_type[kind].append((example, rollout))
+            if pair := _labels(task, rollout.answer, *example.answers[:1]):
+                mixed_up.setdefault(pair, set()).add(_unit(example))
     counts = {kind: len(rows) for kind, rows in by_type.items()}
     units = {kind: frozenset(_unit(example) for example, _ in rows) for kind, rows in by_type.items()}
     for kind, rows in by_type.items():
@@ -87,7 +92,8 @@ def collect(
         for kind, example, rollout in picked
     )
     sources = tuple(text for _, example, rollout in picked for text in (example.question, rollout.text))
-    return Failures(task, len(examples), counts, shown, sources, units)
+    pairs = {pair: frozenset(who) for pair, who in mixed_up.items()}
+    return Failures(task, len(examples), counts, shown, sources, units, pairs)
 
 
 def spoken_for(parts: Sequence[Failures]) -> tuple[Failures, ...]:
@@ -114,6 +120,13 @@ def _only(part: Failures, themes: set[str]) -> Failures:
         shown=tuple(part.shown[n] for n in kept),
         sources=tuple(text for n in kept for text in part.sources[2 * n : 2 * n + 2]),
     )
+
+
+def _labels(task: SearchTask, answered: str, right: str = "") -> tuple[str, str] | None:
+    """Both as the task writes its labels; None where one of them is none of these."""
+    spelt = {label.casefold(): label for label in task.judge.labels}
+    pair = spelt.get(answered.strip().casefold()), spelt.get(right.strip().casefold())
+    return (pair[0], pair[1]) if pair[0] and pair[1] and pair[0] != pair[1] else None
 
 
 def _unit(example: Example) -> str:

@@ -85,6 +85,19 @@ async def test_the_edit_search_finds_something_in_a_world_of_its_own_sentences(t
     assert truth.accuracy(result.winner) > truth.accuracy(SEED_PROMPT)
 
 
+@pytest.mark.parametrize("reply", ["{}", '{"system_prompt": "You help."}'], ids=["unreadable", "useless"])
+async def test_a_lean_towards_a_label_is_found_though_the_optimizer_is_useless(tmp_path: Path, reply: str) -> None:
+    def lean(request: Request) -> str:
+        right = right_answer(request)
+        return "no" if right == "yes" and "answer yes" not in request.messages[0][1] else right
+
+    backends = {"base": Scripted(lean), "optimizer": Scripted(lambda request: reply)}
+    spec = spec_of(tmp_path, (task("a"), task("b"), task("c")), budget=Budget(calls=1500))
+    result = await search(spec, clock=time.time, backends=backends)
+    assert "If you hesitate between no and yes, answer yes." in result.winner
+    assert result.gate is not None and result.gate.outcome == "PASS"
+
+
 async def test_where_no_prompt_matters_nothing_is_reported(tmp_path: Path) -> None:
     effects, passed = [], 0
     for seed in range(1, 7):
