@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from optimizer.errors import DataError
 from optimizer.evaluation.evaluation import Evaluation
@@ -33,6 +34,7 @@ class Measured:
 
     score: TaskScore
     by_prompt: tuple[float, ...]
+    per_question: tuple[float | None, ...]
     published: float | None
     questions: int
     answers: int
@@ -134,9 +136,20 @@ def summed(
     return Measured(
         score=task_score(task.judge, [example for example, _ in pairs], rollouts),
         by_prompt=tuple(by_prompt),
+        per_question=_per_question(task, pairs, rollouts),
         published=published_score(quirk, [example.answers for example, _ in pairs], [r.text for r in rollouts]),
         questions=len({example.id for example, _ in pairs}),
         answers=len(rollouts),
         judge_calls=judge_calls,
         fresh_calls=fresh,
     )
+
+
+def _per_question(task: SearchTask, pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> tuple[float | None, ...]:
+    """Each question's mean score over its user prompts, in the order of the task's rows."""
+    scores: dict[str, list[float]] = {}
+    for (example, _), rollout in zip(pairs, rollouts, strict=True):
+        scores.setdefault(example.id, []).extend([] if rollout.score is None else [rollout.score])
+    places = {example.id: place for place, example in enumerate(task.holdout)}
+    asked = sorted(scores, key=lambda name: places.get(name, len(places)))
+    return tuple(fmean(scores[name]) if scores[name] else None for name in asked)

@@ -15,6 +15,7 @@ from optimizer.paper.beside import as_published as quirky_tables
 from optimizer.paper.beside import beside_published
 from optimizer.paper.estimate import CellEstimate
 from optimizer.paper.figures import figures
+from optimizer.paper.paired import paired
 from optimizer.paper.protocol import Cell
 from optimizer.paper.raw import FoundPrompt, RawRow
 from optimizer.paper.tables import Shown, Table, Value, label_of, tables
@@ -27,7 +28,14 @@ def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[st
     made = {}
     for protocol in dict.fromkeys(row.protocol for row in rows):
         part = [row for row in rows if row.protocol == protocol]
-        made[protocol] = [*tables(part), *beside_published(part), *(quirky_tables(part) if as_published else [])]
+        plain = [row for row in part if not (row.adapted or row.sources or row.found_on)]
+        pairs = [paired(plain, role) for role in ("unseen", "source")]
+        made[protocol] = [
+            *tables(part),
+            *(table for table in pairs if table.rows),
+            *beside_published(part),
+            *(quirky_tables(part) if as_published else []),
+        ]
     return made
 
 

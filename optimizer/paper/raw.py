@@ -57,6 +57,8 @@ class RawRow(Record, frozen=True, kw_only=True):
     answers: int = 0
     user_prompts: int = 1
     user_prompt_scores: tuple[float, ...] = ()
+    per_question: tuple[float | None, ...] = ()
+    """The score of each test question in the order of the rows, a mean over its user prompts; None: unscored."""
     published_score: float | None = None
     malformed: float = 0.0
     unscored: float = 0.0

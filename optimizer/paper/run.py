@@ -231,6 +231,7 @@ class Run:
             answers=measured.answers,
             user_prompts=len(user_prompts),
             user_prompt_scores=measured.by_prompt if len(user_prompts) > 1 else (),
+            per_question=measured.per_question,
             published_score=measured.published,
             malformed=measured.score.malformed,
             unscored=measured.score.unscored,

@@ -17,6 +17,7 @@ from optimizer.errors import DataError
 from optimizer.paper.beside import beside_published, published
 from optimizer.paper.figures import figures
 from optimizer.paper.page import report_page, write_report
+from optimizer.paper.paired import paired
 from optimizer.paper.quirks import extracted, published_score, union_f1
 from optimizer.paper.raw import RawRow, Step, read_raw, write_lines
 from optimizer.paper.tables import Shown, Table, over_seeds, tables
@@ -238,3 +239,35 @@ def test_a_missing_data_folder_names_the_command_that_mends_it(tmp_path: Path) -
     path = write_world(tmp_path)
     result = run(str(path), "--data", str(tmp_path / "nowhere"))
     assert result.exit_code == 1 and "metaspo paper run --data DIR" in result.output
+
+
+# --- paired differences ----------------------------------------------------------------------------------------------
+
+
+def lines_of(rows: list[RawRow]) -> dict[str, tuple[Any, ...]]:
+    return {str(line[0]): line[1:] for line in paired(rows).rows}
+
+
+def test_paired_differences_go_question_by_question_over_all_seeds() -> None:
+    start = row(per_question=(0.0, 1.0, 0.0, 1.0))
+    ours = [row("metaspo", seed=s, per_question=p) for s, p in ((1, (1.0, 1.0, 0.0, 1.0)), (2, (1.0, 1.0, 1.0, 1.0)))]
+    one = row("metaspo-faithful", per_question=(0.0, 1.0, 0.0, 1.0))
+    lines = lines_of([start, *ours, one])
+    assert list(lines) == [
+        "MetaSPO (faithful) − Default",
+        "MetaSPO (ours) − Default",
+        "MetaSPO (ours) − MetaSPO (faithful)",
+    ]
+    cell, mean = lines["MetaSPO (ours) − Default"]
+    sd = math.sqrt(sum((d - 0.375) ** 2 for d in (1.0, 0.0, 0.5, 0.0)) / 3)
+    assert cell.score == pytest.approx(0.375) and cell.n == 4
+    assert cell.high - cell.low == pytest.approx(2 * 3.182446 * sd / 2, rel=1e-5) and mean == cell
+    same = lines["MetaSPO (faithful) − Default"][0]
+    assert (same.score, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_unscored_questions_and_rows_of_other_questions_are_left_out() -> None:
+    start = row(per_question=(0.0, None, 0.0))
+    assert lines_of([start, row("cot", per_question=(1.0, 1.0, 0.0))])["CoT − Default"][0].n == 2
+    assert not lines_of([start, row("cot", per_question=(1.0, 1.0))])
+    assert not lines_of([row(), row("cot")]), "rows of before scores were kept question by question"

@@ -132,6 +132,8 @@ async def test_rotation_asks_each_question_once(tmp_path: Path) -> None:
     rows = await run_of(path, backends()).all()
     (unseen,) = [row for row in rows if row.role == "unseen"]
     assert (unseen.n, unseen.answers, len(unseen.user_prompt_scores)) == (30, 30, 3)
+    assert len(unseen.per_question) == 30 and set(unseen.per_question) <= {0.0, 1.0}
+    assert sum(score or 0.0 for score in unseen.per_question) == pytest.approx(30 * unseen.score)
 
 
 async def test_a_task_at_its_ceiling_costs_no_optimizer_call(tmp_path: Path) -> None:
