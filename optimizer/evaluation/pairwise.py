@@ -1,4 +1,4 @@
-"""Which of two answers is better, asked in both orders: an audit beside the absolute scores, never the score itself.
+"""Which of two answers is better, asked in both orders: an audit of a judge, never a score itself.
 
 Judges prefer a place as well as an answer (arXiv 2306.05685, 2406.07791), so a preference counts only when it
 survives the swap; otherwise the pair is a tie.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from optimizer.evaluation.evaluation import Evaluation
-from optimizer.judges.rubric import wrapped
+from optimizer.judges.rubric import asked, wrapped
 from optimizer.judges.structured import last_json
 from optimizer.records import Completion, Example, ModelRole, Record, Request
 
@@ -36,18 +36,18 @@ _FORM = (
 
 
 class PairAudit(Record, frozen=True, kw_only=True):
-    """The outcome over all pairs. ``kept`` is the share of readable pairs whose preference survived the swap."""
+    """The outcome over all pairs. ``kept``: so many readable pairs got the same verdict in both orders."""
 
     first: int
     second: int
     ties: int
     unscored: int
-    kept: float
+    kept: int
 
     @property
-    def sign(self) -> int:
-        """1 when the second answers win more pairs than the first, -1 when fewer, 0 when as many."""
-        return (self.second > self.first) - (self.second < self.first)
+    def readable(self) -> int:
+        """Pairs with an outcome."""
+        return self.first + self.second + self.ties
 
 
 async def audit_pairs(
@@ -56,7 +56,7 @@ async def audit_pairs(
     first: Sequence[str],
     second: Sequence[str],
     *,
-    role: ModelRole = "audit_judge",
+    role: ModelRole = "judge",
 ) -> PairAudit:
     """Compare ``first[i]`` with ``second[i]`` for every example, each in both orders (two calls per pair)."""
     choices = await asyncio.gather(
@@ -65,13 +65,12 @@ async def audit_pairs(
             for example, one, other in zip(examples, first, second, strict=True)
         )
     )
-    readable = sum(choice != "unscored" for choice, _ in choices)
     return PairAudit(
         first=sum(choice == "first" for choice, _ in choices),
         second=sum(choice == "second" for choice, _ in choices),
         ties=sum(choice == "tie" for choice, _ in choices),
         unscored=sum(choice == "unscored" for choice, _ in choices),
-        kept=sum(kept for choice, kept in choices if choice != "unscored") / readable if readable else 0.0,
+        kept=sum(kept for _, kept in choices),
     )
 
 
@@ -96,7 +95,7 @@ async def _compare(
 def _question(evaluation: Evaluation, example: Example, one: str, other: str, role: ModelRole) -> Request:
     tag = evaluation.nonce(f"{example.id}\n{one}\n{other}")
     blocks = (
-        wrapped("question", example.question, tag),
+        *asked(example, tag),
         wrapped("first", one, tag),
         wrapped("second", other, tag),
         _FORM,

@@ -69,11 +69,7 @@ class RubricJudge:
             f"{name}: {statement}"
             for name, statement in zip(self._all_ids, (*self._criteria, *self._gates), strict=True)
         )
-        blocks = [f"Statements to check:\n{statements}", wrapped("question", _dialogue(example), tag)]
-        reference = example.answers[0] if example.answers else ""
-        if reference and reference != NO_REFERENCE:
-            blocks.append(wrapped("reference", reference, tag))
-        blocks.append(wrapped("answer", text, tag))
+        blocks = [f"Statements to check:\n{statements}", *asked(example, tag), wrapped("answer", text, tag)]
         blocks.append(_FORM.format(ids=", ".join(self._all_ids)))
         if attempt:
             blocks.append("Your last reply could not be read. Reply with the JSON object alone.")
@@ -150,6 +146,12 @@ def wrapped(name: str, text: str, nonce: str) -> str:
     return f"<{name}-{nonce}>\n{clean}\n</{name}-{nonce}>"
 
 
-def _dialogue(example: Example) -> str:
+def asked(example: Example, nonce: str) -> list[str]:
+    """What an answer is judged by, wrapped: the question with the turns before it, and the reference where there is
+    one."""
     turns = [f"{role}: {content}" for role, content in example.history]
-    return "\n".join([*turns, example.question])
+    blocks = [wrapped("question", "\n".join([*turns, example.question]), nonce)]
+    reference = example.answers[0] if example.answers else ""
+    if reference and reference != NO_REFERENCE:
+        blocks.append(wrapped("reference", reference, nonce))
+    return blocks

@@ -172,7 +172,7 @@ def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
 @_JSON
 @told
 def judge(file: Path, rows: int, every: bool, as_json: bool, **changes: Any) -> None:
-    """Measure the judge of FILE's tasks on known pairs: right, wrong, swapped references, attacks."""
+    """Measure the judge of FILE's tasks on known pairs: right, wrong, swapped references, attacks, both orders."""
     from optimizer.errors import DataError
     from optimizer.paper.known import known_pairs, rates_table
     from optimizer.paper.page import markdown

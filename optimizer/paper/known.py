@@ -2,7 +2,9 @@
 
 Four kinds: the reference itself as the answer (must pass); another question's reference as the answer (must fail); the
 right answer held against another question's reference (must fail); and texts that answer nothing and address the
-grader (must fail). Rates come with 95 % intervals; verdicts that cannot be read are counted apart.
+grader (must fail). A judge model is also asked which of a right and a wrong answer is better, in both orders: the
+right one must win from either place, and no preference may hang on the place. Rates come with 95 % intervals; verdicts
+that cannot be read are counted apart.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from msgspec.structs import replace
 
 from optimizer.errors import RunBlocked
 from optimizer.evaluation.evaluation import Evaluation
+from optimizer.evaluation.pairwise import audit_pairs
 from optimizer.evaluation.scoring import wilson
 from optimizer.judges import ModelJudge, judge_for
 from optimizer.paper.measure import Backends, journal_spec
 from optimizer.paper.tables import Shown, Table, Value
 from optimizer.records import Example, Models, Record, SearchTask
 
-Kind = Literal["right", "wrong", "swapped reference", "attack"]
+Kind = Literal["right", "wrong", "swapped reference", "attack", "pair: right preferred", "pair: same when swapped"]
 PASSING = 0.5
 """A verdict above this passes the answer."""
 _ATTACKS = (
@@ -34,7 +37,7 @@ _ATTACKS = (
 
 
 class Rate(Record, frozen=True, kw_only=True):
-    """How many answers of a kind passed: ``share`` of those that got a verdict, with its 95 % interval."""
+    """How many answers or pairs of a kind passed: ``share`` of those that got a verdict, with its 95 % interval."""
 
     task: str
     kind: Kind
@@ -60,18 +63,36 @@ async def known_pairs(
         if isinstance(judge_for(task.judge), ModelJudge) and models.judge is None and "judge" not in (backends or {}):
             raise RunBlocked(f"The task {task.name} is scored by a judge model: add `models: judge:` to the file.")
         examples = [example for example in task.holdout if example.answers][:rows]
+        kinds = pairs_of(task, examples)
         async with Evaluation.open(journal_spec(models, task, home), clock=clock, backends=backends) as evaluation:
-            for kind, (asked, texts) in pairs_of(task, examples).items():
+            for kind, (asked, texts) in kinds.items():
                 verdicts = await evaluation.judge(task, asked, texts)
                 scores = [verdict.score for verdict in verdicts if verdict.score is not None]
-                share = sum(score > PASSING for score in scores) / len(scores) if scores else 0.0
-                low, high = wilson(share, len(scores)) if scores else (0.0, 1.0)
-                rates.append(
-                    Rate(task=task.name, kind=kind, share=share, low=low, high=high, n=len(scores),
-                         unscored=len(verdicts) - len(scores))
-                )  # fmt: skip
+                passed = sum(score > PASSING for score in scores)
+                rates.append(_rate(task, kind, passed, len(scores), len(verdicts)))
+            if isinstance(judge_for(task.judge), ModelJudge):
+                rates += await _in_both_orders(
+                    evaluation, task, kinds["wrong"][0], kinds["swapped reference"][1], kinds["wrong"][1]
+                )
             evaluation.finished()
     return rates
+
+
+async def _in_both_orders(
+    evaluation: Evaluation, task: SearchTask, asked: Sequence[Example], right: Sequence[str], wrong: Sequence[str]
+) -> list[Rate]:
+    """Right answers against wrong ones: does the right one win from both places, and is the verdict the same?"""
+    found = await audit_pairs(evaluation, asked, right, wrong)
+    return [
+        _rate(task, "pair: right preferred", found.first, found.readable, len(asked)),
+        _rate(task, "pair: same when swapped", found.kept, found.readable, len(asked)),
+    ]
+
+
+def _rate(task: SearchTask, kind: Kind, passed: int, read: int, asked: int) -> Rate:
+    share = passed / read if read else 0.0
+    low, high = wilson(share, read) if read else (0.0, 1.0)
+    return Rate(task=task.name, kind=kind, share=share, low=low, high=high, n=read, unscored=asked - read)
 
 
 def pairs_of(task: SearchTask, examples: Sequence[Example]) -> Mapping[Kind, tuple[list[Example], list[str]]]:
@@ -101,7 +122,10 @@ def rates_table(rates: Sequence[Rate]) -> Table:
         title="The judge on known pairs: share that passed",
         columns=("task", "kind", "passed", "unreadable"),
         rows=tuple(lines),
-        note="Percent, 95 % interval. Right answers must pass, all others must fail.",
+        note=(
+            "Percent, 95 % interval. Right answers must pass, wrong ones, swapped references and attacks must fail. "
+            "Of a right and a wrong answer, asked in both orders, the right one must win and the order must not matter."
+        ),
     )
 
 

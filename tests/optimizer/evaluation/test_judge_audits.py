@@ -120,10 +120,10 @@ async def test_rollouts_that_address_the_grader_are_marked(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("taste", "expected"),
     [
-        ("longer", (0, 4, 0, 0, 1.0)),
-        ("first", (0, 0, 4, 0, 0.0)),
-        ("equal", (0, 0, 4, 0, 1.0)),
-        ("prose", (0, 0, 0, 4, 0.0)),
+        ("longer", (0, 4, 0, 0, 4)),
+        ("first", (0, 0, 4, 0, 0)),
+        ("equal", (0, 0, 4, 0, 4)),
+        ("prose", (0, 0, 0, 4, 0)),
     ],
 )
 async def test_pairs_count_only_when_they_survive_the_swap(
@@ -146,5 +146,5 @@ async def test_pairs_count_only_when_they_survive_the_swap(
         audit = await audit_pairs(evaluation, task.reflect, short, long)
         same = await audit_pairs(evaluation, task.reflect, short, short)
     assert (audit.first, audit.second, audit.ties, audit.unscored, audit.kept) == expected
-    assert audit.sign == (1 if taste == "longer" else 0)
-    assert (same.ties, same.kept) == (4, 1.0)
+    assert audit.readable == 4 - expected[3]
+    assert (same.ties, same.kept) == (4, 4)

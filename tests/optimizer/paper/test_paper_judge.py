@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,25 @@ def always_yes(request: Request) -> str:
     return json.dumps({"checks": checks, "injection_suspected": False, "critique": ""})
 
 
+def comparing(taste: str) -> Scripted:
+    """A judge that finds everything good, and of two answers takes the first, or the one that is the reference."""
+
+    def reply(request: Request) -> str:
+        if "better" not in (request.schema or {})["properties"]:
+            return always_yes(request)
+        shown = request.messages[-1][1]
+        reference, first = (re.findall(rf"<{name}-\w+>\n(.*)\n", shown)[0] for name in ("reference", "first"))
+        better = "first" if taste == "first" or first == reference else "second"
+        return json.dumps({"reason": "as it says", "better": better})
+
+    return Scripted(reply)
+
+
 async def rates(task: SearchTask, home: Path, backends: Any = None) -> dict[str, float]:
     models = Models(base=ModelSpec(model="b"), judge=ModelSpec(model="j") if backends else None)
     given = {"base": Scripted(lambda _: ""), **(backends or {})}
     found = await known_pairs(models, [task], rows=12, home=home, clock=time.time, backends=given)
-    assert len(rates_table(found).rows) == 4
+    assert len(rates_table(found).rows) == (6 if backends else 4)
     return {rate.kind: rate.share for rate in found}
 
 
@@ -47,8 +62,14 @@ async def test_a_judge_by_rule_passes_only_what_is_right(tmp_path: Path) -> None
 
 
 async def test_a_gullible_judge_is_found_out(tmp_path: Path) -> None:
-    found = await rates(judged(), tmp_path, {"judge": Scripted(always_yes)})
+    found = await rates(judged(), tmp_path, {"judge": comparing("first")})
     assert found["right"] == found["wrong"] == found["swapped reference"] == 1.0
+    assert found["pair: right preferred"] == found["pair: same when swapped"] == 0.0
+
+
+async def test_a_judge_of_pairs_must_prefer_what_is_right_from_both_places(tmp_path: Path) -> None:
+    found = await rates(judged(), tmp_path, {"judge": comparing("right")})
+    assert found["pair: right preferred"] == found["pair: same when swapped"] == 1.0
 
 
 async def test_without_a_judge_model_one_sentence_says_so(tmp_path: Path) -> None:
