@@ -30,7 +30,7 @@ class _TaskFile(msgspec.Struct):
     initial_prompt: str
     domain: str = ""
     role: Literal["source", "unseen", "extra"] = "source"
-    metric: str = "exact_match"
+    metric: str = "accuracy"  # one of the labels, or, without labels, equal to a reference
     labels: list[str] | None = None
     judge: dict[str, Any] | None = None
     lenient: bool = False

@@ -129,6 +129,16 @@ def test_settings_go_before_the_file(tmp_path: Path) -> None:
     assert (len(task.train), len(task.holdout)) == (40, 10)
 
 
+@pytest.mark.parametrize(("labels", "kind"), [(["yes", "no"], "choice"), (None, "exact")])
+def test_without_a_metric_labels_name_the_judge(tmp_path: Path, labels: list[str] | None, kind: str) -> None:
+    place = folder(tmp_path / "toy", task={"labels": labels})
+    told = json.loads((place / "task.json").read_text())
+    del told["metric"]
+    (place / "task.json").write_text(json.dumps(told))
+    task = load_task(place)
+    assert (task.judge.kind, task.judge.labels) == (kind, tuple(labels or ()))
+
+
 @pytest.mark.parametrize(
     ("metric", "labels", "kind"),
     [
