@@ -3,6 +3,7 @@
     python benchmarks/optimizer_search.py worlds --worlds 60        # same gain for a quarter of the calls?
     python benchmarks/optimizer_search.py null --worlds 200         # phantom gain where no prompt matters
     python benchmarks/optimizer_search.py headroom --worlds 200     # the check before a search: right how often
+    python benchmarks/optimizer_search.py headroom --first 201      # the same in worlds that no threshold was chosen on
     python benchmarks/optimizer_search.py told --out FILE ...       # the summary of the runs in these files, no new one
 
 Every run is one line in ``--out`` and is not made again; the summary is printed as JSON. Worlds prove code, not
@@ -59,6 +60,8 @@ WORLDS: dict[str, WorldSettings] = {
     "q=0.3, no false findings": WorldSettings(tasks=4, q=0.3, fp=0.0),
     "q=0.1, one task conflicts": WorldSettings(tasks=4, q=0.1, conflict=True),
 }
+SEEN = 200
+"""The headroom check's thresholds were chosen on some of the worlds up to this one; later ones are fresh to it."""
 METHODS = ("metaspo", "faithful", "components")
 
 
@@ -66,19 +69,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("part", choices=("worlds", "null", "headroom", "told"))
     parser.add_argument("--worlds", type=int, default=60, help="how many worlds of each kind")
+    parser.add_argument("--first", type=int, default=1, help="the number of the first world")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help="which methods")
     parser.add_argument("--kinds", nargs="*", default=list(WORLDS), help="which kinds of world")
     parser.add_argument("--out", type=Path, nargs="+", default=[Path("optimizer_search.jsonl")])
     chosen = parser.parse_args()
     done = Done(chosen.out[0])
+    seeds = range(chosen.first, chosen.first + chosen.worlds)
     if chosen.part == "told":
         summary = told(chosen.out)
     elif chosen.part == "headroom":
-        summary = headroom(done, chosen.worlds)
+        summary = headroom(done, seeds)
     elif chosen.part == "worlds":
-        summary = worlds(done, chosen.kinds, chosen.methods, chosen.worlds)
+        summary = worlds(done, chosen.kinds, chosen.methods, seeds)
     else:
-        summary = null(done, [method for method in chosen.methods if method != "components"], chosen.worlds)
+        summary = null(done, [method for method in chosen.methods if method != "components"], seeds)
     print(json.dumps(summary, indent=1))
     return 0
 
@@ -106,14 +111,14 @@ class Done:
 # --- worlds ----------------------------------------------------------------------------------------------------------
 
 
-def worlds(done: Done, kinds: list[str], methods: list[str], count: int) -> dict[str, Any]:
+def worlds(done: Done, kinds: list[str], methods: list[str], seeds: Sequence[int]) -> dict[str, Any]:
     """Per kind of world and method: true gains (points) on source and unseen tasks, and calls."""
     summary: dict[str, Any] = {}
     for kind in kinds:
         rows = {
             method: [
                 done.get(f"world|{kind}|{method}|{seed}", lambda m=method, k=kind, s=seed: in_world(WORLDS[k], s, m))
-                for seed in range(1, count + 1)
+                for seed in seeds
             ]
             for method in methods
         }
@@ -137,7 +142,7 @@ def told(files: list[Path]) -> dict[str, Any]:
     """The summary of all runs in ``files``, however far each kind has come."""
     rows = {key: row for file in files for key, row in Done(file).rows.items()}
     kinds: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
-    checks = max((int(key.rpartition("|")[2]) for key in rows if key.startswith("headroom|")), default=0)
+    checks = sorted({int(key.rpartition("|")[2]) for key in rows if key.startswith("headroom|")})
     for key, row in rows.items():
         if key.startswith("headroom|"):
             continue
@@ -151,10 +156,14 @@ def told(files: list[Path]) -> dict[str, Any]:
         summary["no prompt matters"] = {
             method: _phantom(method, list(some.values())) for method, some in null_runs.items()
         }
-    if checks:
-        made = Done(files[0])
-        made.rows = rows
-        summary["headroom check"] = headroom(made, checks)
+    made = Done(files[0])
+    made.rows = rows
+    for name, some in (
+        ("headroom check", [seed for seed in checks if seed <= SEEN]),
+        ("headroom check, fresh worlds", [seed for seed in checks if seed > SEEN]),
+    ):
+        if some:
+            summary[name] = headroom(made, some)
     return summary
 
 
@@ -235,16 +244,13 @@ def _mean(values: list[float]) -> dict[str, float]:
 # --- no prompt matters -----------------------------------------------------------------------------------------------
 
 
-def null(done: Done, methods: list[str], count: int) -> dict[str, Any]:
+def null(done: Done, methods: list[str], seeds: Sequence[int]) -> dict[str, Any]:
     """What is reported where all prompts are equally good: by the published loop on its train set, by ours on the
     holdout (nothing where the run ended without a challenger)."""
     kind = WorldSettings(tasks=4, unseen=2, null=True)
     summary: dict[str, Any] = {}
     for method in methods:
-        rows = [
-            done.get(f"null|{method}|{seed}", lambda m=method, s=seed: in_world(kind, s, m))
-            for seed in range(1, count + 1)
-        ]
+        rows = [done.get(f"null|{method}|{seed}", lambda m=method, s=seed: in_world(kind, s, m)) for seed in seeds]
         summary[method] = _phantom(method, rows)
     return summary
 
@@ -271,17 +277,14 @@ HEADROOM_WORLDS: dict[str, WorldSettings] = {
 }
 
 
-def headroom(done: Done, count: int) -> dict[str, Any]:
+def headroom(done: Done, seeds: Sequence[int]) -> dict[str, Any]:
     """What the check that comes before a search says in worlds with and without an effect, and for how many answers."""
     summary: dict[str, Any] = {}
     for name, kind in HEADROOM_WORLDS.items():
-        rows = [
-            done.get(f"headroom|{name}|check|{seed}", lambda k=kind, s=seed: _checked(k, s))
-            for seed in range(1, count + 1)
-        ]
+        rows = [done.get(f"headroom|{name}|check|{seed}", lambda k=kind, s=seed: _checked(k, s)) for seed in seeds]
         outcomes = Counter(row["outcome"] for row in rows)
         summary[name] = {
-            "worlds": count,
+            "worlds": len(rows),
             "says there is none": outcomes["none"],
             "sees it": outcomes["seen"],
             "leaves it open": outcomes["open"],
