@@ -16,7 +16,7 @@ from optimizer.admission.overlap import Corpus
 from optimizer.errors import SearchFileError
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.models import open_backend
-from optimizer.proposals import prompts
+from optimizer.proposals import prompts, replies
 from optimizer.records import Budget, Completion, ModelSpec, Request
 from optimizer.search import search
 from optimizer.simulation.cli import simulate
@@ -91,7 +91,11 @@ def test_the_core_features_help_everywhere_and_unseen() -> None:
 
 def test_a_null_world_does_not_care() -> None:
     world = World(WorldSettings(seed=2, null=True))
-    assert world.accuracy(world.oracle()) == world.accuracy(SEED_PROMPT) == world.accuracy(PADDING * 5)
+    prompts_ = (world.oracle(), SEED_PROMPT, PADDING * 5)
+    assert len({world.accuracy(prompt) for prompt in prompts_}) == 1
+    # on every single example, so the expected difference on a holdout is 0 whichever prompt a search chose
+    for example in range(20_000, 20_060):
+        assert len({world.chance(1, example, prompt, user) for prompt in prompts_ for user in ("", PADDING)}) == 1
 
 
 def test_in_a_conflict_one_task_loses_what_the_others_gain() -> None:
@@ -140,6 +144,21 @@ def test_an_analyser_sees_as_well_as_it_is_said_to() -> None:
     hits = [len(analyse(World(WorldSettings(seed=5, q=0.3, fp=0.0)), shown(perfect), ("x", k))) for k in range(60)]
     needed = len(analyse(perfect, shown(perfect, 1), ("x",)))
     assert 0.5 < sum(hits) / 60 < max(needed, 8)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.3])
+def test_an_analysis_for_the_published_loop_always_closes_its_tag(q: float) -> None:
+    """Its results in worlds are the same whether an unclosed analysis is read or dropped: there is none."""
+    for seed in range(1, 31):
+        world = World(WorldSettings(seed=seed, q=q, tasks=4))
+        tasks = world_tasks(world.settings)[:4]
+        rows = [example.question for task in tasks for example in task.reflect[:2]]
+        for question in (
+            prompts.analyse_user(system_prompt=SEED_PROMPT, user_prompt=tasks[0].user_prompt, examples=rows[:2]),
+            prompts.analyse_system(system_prompt=SEED_PROMPT, examples=rows),
+        ):
+            reply = optimizer_reply(world, ask(question, seed))
+            assert replies.tagged(reply, question.tag) == replies.analysed(reply, question.tag)
 
 
 def test_the_writer_adds_what_the_plan_says_and_sometimes_loses_a_sentence() -> None:
