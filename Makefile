@@ -72,11 +72,11 @@ evidence-simulations: install-dev
 	mv $(WORK)/simulated.json $(RESULTS)/simulate_search.json
 	$(BIN)/python -m benchmarks.error_rates
 
-# The runs are kept in $(WORK), so that an interrupted one goes on; `worlds`, `null` and `headroom` make one file.
+# The runs are kept in $(WORK), so that an interrupted one goes on; all parts make one file.
 evidence-search: install-dev
 	@mkdir -p $(WORK)
-	for part in worlds null headroom; do \
-		$(BIN)/python benchmarks/optimizer_search.py $$part --out $(WORK)/optimizer_search.jsonl > $(WORK)/$$part.json || exit 1; done
+	for part in "worlds --methods metaspo faithful" "null --methods faithful" "null --methods metaspo --worlds 1000" "headroom --worlds 400"; do \
+		$(BIN)/python benchmarks/optimizer_search.py $$part --out $(WORK)/optimizer_search.jsonl > /dev/null || exit 1; done
 	$(BIN)/python benchmarks/optimizer_search.py told --out $(WORK)/optimizer_search.jsonl > $(RESULTS)/optimizer_search.json
 	rm $(WORK)/optimizer_search.jsonl
 	$(BIN)/python benchmarks/optimizer_calls.py all

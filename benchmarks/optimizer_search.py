@@ -61,7 +61,8 @@ WORLDS: dict[str, WorldSettings] = {
     "q=0.1, one task conflicts": WorldSettings(tasks=4, q=0.1, conflict=True),
 }
 SEEN = 200
-"""The headroom check's thresholds were chosen on some of the worlds up to this one; later ones are fresh to it."""
+"""Figures of the headroom check and of worlds without an effect were looked at in worlds up to this one, and thresholds
+chosen on some of them; later worlds are fresh."""
 METHODS = ("metaspo", "faithful", "components")
 
 
@@ -152,10 +153,12 @@ def told(files: list[Path]) -> dict[str, Any]:
         )
     null_runs = kinds.pop("no prompt matters", {})
     summary = {kind: _of_kind(kinds[kind]) for kind in WORLDS if kind in kinds}
-    if null_runs:
-        summary["no prompt matters"] = {
-            method: _phantom(method, list(some.values())) for method, some in null_runs.items()
+    for name, fresh in (("no prompt matters", False), ("no prompt matters, fresh worlds", True)):
+        by_method = {
+            method: [row for seed, row in some.items() if (seed > SEEN) == fresh] for method, some in null_runs.items()
         }
+        if any(by_method.values()):
+            summary[name] = {method: _phantom(method, some) for method, some in by_method.items() if some}
     made = Done(files[0])
     made.rows = rows
     for name, some in (
@@ -257,9 +260,12 @@ def null(done: Done, methods: list[str], seeds: Sequence[int]) -> dict[str, Any]
 
 def _phantom(method: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     reported = [100 * (row["train_effect"] if method == "faithful" else row["effect"]) for row in rows]
+    measured = [gain for gain, row in zip(reported, rows, strict=True) if method == "faithful" or row["gate"] != "none"]
     return {
         "worlds": len(rows),
         "reported_gain_points": _mean(reported),
+        "with_a_challenger": len(measured),
+        "reported_gain_of_challengers_points": _mean(measured) if measured else None,
         "reported_a_gain": sum(gain > 0 for gain in reported),
         "passed_the_gate": sum(row["gate"] == "PASS" for row in rows),
         "no_headroom": sum("No headroom" in row["reason"] for row in rows),

@@ -79,14 +79,24 @@ def test_the_table_of_worlds_is_what_was_measured() -> None:
             assert f"| {row['worlds']} | {gains} | {row['training_calls']:,}" in TEXT, (kind, method)
 
 
+def test_the_loss_against_the_published_loop_is_what_was_measured() -> None:
+    for kind, told in measured("optimizer_search.json").items():
+        for where in ("source", "unseen"):
+            if f"loss_on_{where}_points" in told and kind in ("q=0", "q=0.05", "q=0.1", "q=0.2", "q=0.3", "q=0.5"):
+                assert gain(told[f"loss_on_{where}_points"]) in TEXT, (kind, where)
+
+
 def test_what_is_said_of_headroom_is_what_was_measured() -> None:
     told = measured("optimizer_search.json")
-    check, null = told["headroom check"], told["no prompt matters"]["metaspo"]
-    worlds = check["no prompt matters"]["worlds"]
-    for kind in ("no prompt matters", "sentences worth half", "as in the other worlds"):
-        found = check[kind]
-        assert f"{found['says there is none']} of {worlds} worlds" in TEXT, kind
-        assert f"{found['answers']} answers" in TEXT, kind
+    null, fresh = (told[name]["metaspo"] for name in ("no prompt matters", "no prompt matters, fresh worlds"))
+    for check in (told["headroom check"], told["headroom check, fresh worlds"]):
+        for kind in ("no prompt matters", "sentences worth half", "as in the other worlds"):
+            found = check[kind]
+            assert f"{found['says there is none']} of {found['worlds']} worlds" in TEXT, kind
+            assert f"{found['answers']} answers" in TEXT, kind
+    for name in ("reported_gain_points", "reported_gain_of_challengers_points"):
+        assert "{mean:.2f} ({low:.2f} to {high:.2f})".format(**fresh[name]) in TEXT, name
+    assert f"{fresh['passed_the_gate']} of the {fresh['worlds']} passed" in TEXT
     assert f"{null['no_headroom']} of the {null['worlds']} searches" in TEXT
     assert gain(null["reported_gain_points"]) in TEXT.replace("points ", "")
 
