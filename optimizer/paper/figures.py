@@ -89,10 +89,9 @@ def score_against_calls(rows: Sequence[RawRow]) -> str:
     points: dict[str, list[tuple[float, float]]] = {}
     for method, scope in _keys(rows):
         group = [row for row in rows if (row.method, row.scope) == (method, scope)]
-        if mean_of(group, rows) is None:
-            continue
-        calls, score = fmean(row.base_calls for row in group), fmean(row.score for row in group)
-        points[label_of(method, scope)] = [(calls, score)]
+        found = mean_of(group, rows)
+        if found is not None:
+            points[label_of(method, scope)] = [(fmean(row.base_calls for row in group), found.score)]
     return _lines("Unseen tasks against the calls of the search", "base calls to find the prompt", points)
 
 

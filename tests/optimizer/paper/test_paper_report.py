@@ -271,3 +271,9 @@ def test_unscored_questions_and_rows_of_other_questions_are_left_out() -> None:
     assert lines_of([start, row("cot", per_question=(1.0, 1.0, 0.0))])["CoT − Default"][0].n == 2
     assert not lines_of([start, row("cot", per_question=(1.0, 1.0))])
     assert not lines_of([row(), row("cot")]), "rows of before scores were kept question by question"
+
+
+def test_the_curve_of_calls_shows_the_tables_mean_where_one_task_has_more_seeds() -> None:
+    rows = [row(score=0.2, seed=1), row(score=0.2, seed=2), row(name="dental", score=0.8)]
+    alike = [row(score=0.2), row(name="dental", score=0.8)]
+    assert figures(rows)["score_against_calls"] == figures(alike)["score_against_calls"]
