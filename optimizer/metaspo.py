@@ -145,11 +145,10 @@ async def _parents_with_failures(search: Search, number: int) -> list[Parent]:
     read = len(prompts) if search.proposer.name == "rewrite" else 1
     parents = await together(_with_failures(search, prompt, number) for prompt in prompts[:read])
     parents += [Parent(prompt, parents[0].failures) for prompt in prompts[read:]]
-    first = parents[0]
-    counts = {failures.task.name: failures.counts for failures in first.failures}
-    asked = sum(failures.asked for failures in first.failures)
-    wrong = sum(failures.total for failures in first.failures)
-    form = sum(failures.counts["format"] for failures in first.failures)
+    first = parents[0].failures
+    counts = {failures.task.name: failures.counts for failures in first}
+    asked, wrong = sum(failures.asked for failures in first), sum(failures.total for failures in first)
+    form = sum(failures.counts["format"] for failures in first)
     text = f"generation {number}: {wrong} of {asked} examples fail under the best prompt, {form} of them in form"
     if number == 1:
         constant = {task.name: preflight.constant_baseline(task, task.select) for task in search.spec.sources}
@@ -211,10 +210,9 @@ async def _no_headroom_at_all(search: Search, first: Parent) -> str:
     form = sum(failures.counts["format"] for failures in first.failures)
     if not bound or form >= headroom.FORM * sum(failures.asked for failures in first.failures):
         return ""
-    if against_mix_ups(first):  # a lean towards a label: there is something to mend that no diverse prompt shows
-        return ""
     before = search.evaluation.ledger.calls
-    prompts = headroom.diverse(search.incumbent, corpus_for(sources), seed)
+    leans = [proposal.prompt for proposal in against_mix_ups(first)]
+    prompts = headroom.diverse(search.incumbent, corpus_for(sources), seed, leans)
     cells = course(sources, search.user_prompts.racing(), start=0, seed=seed, length=bound + bound // 2)
     found = await headroom.ask(search.respond, prompts, cells, bound)
     calls = search.evaluation.ledger.calls - before
@@ -225,8 +223,7 @@ async def _no_headroom_at_all(search: Search, first: Parent) -> str:
 
 
 async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> list[Proposal]:
-    """Candidates that passed the door: the proposer's, what the counted mix-ups say, and in the first generation
-    diverse fixed sentences."""
+    """Candidates that passed the door: the proposer's, against leans, and at first diverse fixed sentences."""
     plan = search.plan
     ask = SystemAsk(
         parents=tuple(parent for parent in parents if parent.shares) or tuple(parents),
@@ -239,8 +236,7 @@ async def _proposals(search: Search, parents: Sequence[Parent], number: int) -> 
         editor = ComponentEditor(corpus_for(search.spec.sources), seed=search.spec.seed + 1)
         fixed = SystemAsk(parents=ask.parents[:1], count=plan.diverse, history=search.history, generation=0)
         proposed += await editor.system_prompts(fixed)
-    proposed += against_mix_ups(parents[0])
-    proposed += combinations(search.archive.best, search.helped)
+    proposed += [*against_mix_ups(parents[0]), *combinations(search.archive.best, search.helped)]
     admitted = [proposal for proposal in proposed if search.admission.system_prompt(proposal.prompt)]
     refused = len(proposed) - len(admitted)
     text = f"generation {number}: {len(admitted)} candidates" + (f", {refused} refused unseen" if refused else "")
@@ -274,8 +270,7 @@ async def _race(search: Search, proposals: Sequence[Proposal], number: int) -> R
 
 def _learn(search: Search, proposals: Sequence[Proposal], outcome: RaceResult, number: int) -> None:
     """Rewards for the proposer, survivors into the archive, a new best when the race says so, and the record of it."""
-    before = search.archive.best
-    search.helped = []
+    before, search.helped = search.archive.best, []
     for proposal in proposals:
         if search.board.mean(proposal.prompt)[1]:
             reference = proposal.parent if search.board.compare(proposal.prompt, proposal.parent).df else before

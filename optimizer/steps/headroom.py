@@ -76,10 +76,11 @@ def most_calls(cells: int) -> int:
     return cells * PROMPTS + (cells // 2 * 2 * EXTREMES if cells >= CELLS else 0)
 
 
-def diverse(incumbent: str, corpus: Corpus, seed: int) -> list[str]:
-    """The incumbent and nine prompts that have little in common: each adds two sentences of every category."""
-    prompts = [incumbent]
-    for number in range(1, PROMPTS):
+def diverse(incumbent: str, corpus: Corpus, seed: int, also: Sequence[str] = ()) -> list[str]:
+    """The incumbent, ``also``, and prompts that have little in common, ten in all: each adds two sentences of every
+    category."""
+    prompts = [incumbent, *also]
+    for number in range(len(prompts), PROMPTS):
         rng = stream(seed, "headroom", number)
         added = []
         for category in CATEGORIES:
