@@ -79,9 +79,7 @@ def _line(
 
 def as_published(rows: Sequence[RawRow]) -> list[Table]:
     """The same replies by the published metrics: letters picked out of prose, a class for every malformed answer."""
-    chosen = [
-        row for row in rows if row.published_score is not None and not (row.adapted or row.sources or row.found_on)
-    ]
+    chosen = [row for row in rows if row.published_score is not None and row.plain]
     lines: list[tuple[Value, ...]] = []
     tasks = list(dict.fromkeys(row.task for row in chosen))
     for method, scope in sorted({(r.method, r.scope) for r in chosen}, key=lambda key: order_of(*key)):

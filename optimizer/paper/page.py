@@ -28,8 +28,7 @@ def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[st
     made = {}
     for protocol in dict.fromkeys(row.protocol for row in rows):
         part = [row for row in rows if row.protocol == protocol]
-        plain = [row for row in part if not (row.adapted or row.sources or row.found_on)]
-        pairs = [paired(plain, role) for role in ("unseen", "source")]
+        pairs = [paired(part, role) for role in ("unseen", "source")]
         made[protocol] = [
             *tables(part),
             *(table for table in pairs if table.rows),

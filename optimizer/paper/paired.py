@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 def paired(rows: Sequence[RawRow], role: str = "unseen") -> Table:
     """Every method against Default, then ours against the others, task by task; no row where nothing is paired."""
-    chosen = [row for row in rows if row.role == role and row.per_question]
+    chosen = [row for row in rows if row.role == role and row.plain and row.per_question]
     by_method: dict[Key, list[RawRow]] = defaultdict(list)
     for row in chosen:
         by_method[row.method, row.scope].append(row)

@@ -76,6 +76,11 @@ class RawRow(Record, frozen=True, kw_only=True):
     protocol: str = ""
 
     @property
+    def plain(self) -> bool:
+        """A system prompt as it was found: on all source tasks, for this base model, with no user prompt adapted."""
+        return not (self.adapted or self.sources or self.found_on)
+
+    @property
     def key(self) -> tuple[str, ...]:
         """What may appear once in a file of raw results."""
         return (

@@ -45,7 +45,7 @@ class Table(Record, frozen=True, kw_only=True):
 
 def tables(rows: Sequence[RawRow]) -> list[Table]:
     """All tables that these rows can fill, in the order of the report."""
-    plain = [row for row in rows if not row.adapted and not row.sources and not row.found_on]
+    plain = [row for row in rows if row.plain]
     made = [
         generalization(plain),
         by_task(plain, "source", "sources", "Held-out rows of the source tasks, the task's own user prompt"),

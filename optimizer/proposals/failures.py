@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from optimizer.proposals.prompts import FAILURE_TYPES, Shown
 from optimizer.records import Example, Rollout, SearchTask
 
+What = TypeVar("What")
 SHOWN_CHARS = 600
 LEAST_UNITS = 5
 """Distinct units that a theme of live traffic needs before an analyser may read of it."""
@@ -97,14 +99,12 @@ def collect(
 
 
 def spoken_for(parts: Sequence[Failures]) -> tuple[Failures, ...]:
-    """The failures as an analyser may read them: those of live traffic without the themes that too few units share."""
-    who: dict[str, set[str]] = {kind: set() for kind in FAILURE_TYPES}
-    for part in parts:
-        if part.task.origin == "traffic":
-            for kind, units in part.units.items():
-                who[kind] |= units
-    themes = {kind for kind, units in who.items() if len(units) >= LEAST_UNITS}
-    return tuple(_only(part, themes) if part.task.origin == "traffic" else part for part in parts)
+    """The failures as an analyser may read them: those of live traffic without the themes, and without the mixed-up
+    labels, that too few units share."""
+    live = [part for part in parts if part.task.origin == "traffic"]
+    themes = _shared(part.units for part in live)
+    pairs = _shared(part.mixed_up for part in live)
+    return tuple(_only(part, themes, pairs) if part.task.origin == "traffic" else part for part in parts)
 
 
 def unheard(parts: Sequence[Failures]) -> bool:
@@ -112,13 +112,23 @@ def unheard(parts: Sequence[Failures]) -> bool:
     return any(part.shown for part in parts) and not any(part.shown for part in spoken_for(parts))
 
 
-def _only(part: Failures, themes: set[str]) -> Failures:
+def _shared(counted: Iterable[Mapping[What, frozenset[str]]]) -> set[What]:
+    """What ``LEAST_UNITS`` distinct units ran into, over all tasks."""
+    who: dict[What, set[str]] = {}
+    for by_what in counted:
+        for what, units in by_what.items():
+            who.setdefault(what, set()).update(units)
+    return {what for what, units in who.items() if len(units) >= LEAST_UNITS}
+
+
+def _only(part: Failures, themes: set[str], pairs: set[tuple[str, str]]) -> Failures:
     kept = [n for n, shown in enumerate(part.shown) if shown.kind in themes]
     return replace(
         part,
         counts={kind: n if kind in themes else 0 for kind, n in part.counts.items()},
         shown=tuple(part.shown[n] for n in kept),
         sources=tuple(text for n in kept for text in part.sources[2 * n : 2 * n + 2]),
+        mixed_up={pair: who for pair, who in part.mixed_up.items() if pair in pairs},
     )
 
 

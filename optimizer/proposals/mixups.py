@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.proposals.components import joined, sentences
-from optimizer.proposals.failures import LEAST_UNITS, Failures
+from optimizer.proposals.failures import Failures, spoken_for
 from optimizer.proposals.proposal import Parent, Proposal
 
 LEAST = 4
@@ -41,23 +41,17 @@ class MixUp:
 def mix_ups(parts: Sequence[Failures]) -> list[MixUp]:
     """The leans that the failures of all tasks show, the most frequent first.
 
-    A pair counts where two tasks have it (or the only task with labels), and in live traffic only what ``LEAST_UNITS``
-    distinct units of it ran into.
+    A pair counts where two tasks have it (or the only task with labels); of live traffic, only what an analyser may
+    read.
     """
-    labelled = [part for part in parts if part.task.judge.labels]
+    labelled = [part for part in spoken_for(parts) if part.task.judge.labels]
     counts = {pair: sum(len(part.mixed_up.get(pair, ())) for part in labelled) for pair in _pairs(labelled)}
     total = sum(counts.values())
     found = []
     for pair, count in counts.items():
-        having = [part for part in labelled if pair in part.mixed_up]
-        live: set[str] = set().union(*(part.mixed_up[pair] for part in having if part.task.origin == "traffic"))
+        having = sum(pair in part.mixed_up for part in labelled)
         reverse = counts.get((pair[1], pair[0]), 0)
-        if (
-            count >= max(LEAST, SHARE * total)
-            and reverse <= REVERSE * count
-            and len(having) >= min(2, len(labelled))
-            and (not live or len(live) >= LEAST_UNITS)
-        ):
+        if count >= max(LEAST, SHARE * total) and reverse <= REVERSE * count and having >= min(2, len(labelled)):
             found.append(MixUp(*pair, count, reverse))
     return sorted(found, key=lambda mix_up: -mix_up.count)
 

@@ -74,3 +74,9 @@ def test_every_lean_is_frequent_and_one_sided(pairs: list[tuple[str, str]]) -> N
     for lean in found:
         assert lean.count == wrong.count((lean.answered, lean.right)) >= len(wrong) / 3
         assert 3 * lean.reverse <= lean.count and lean.reverse == wrong.count((lean.right, lean.answered))
+
+
+def test_too_few_live_units_neither_count_nor_veto_what_files_show() -> None:
+    files = [failures([("4", "5")] * 3), failures([("4", "5")] * 2, name="game")]
+    (found,) = mix_ups([*files, failures([("4", "5")] * 4, name="live", origin="traffic")])
+    assert found.count == 5
