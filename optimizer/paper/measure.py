@@ -16,6 +16,7 @@ from statistics import fmean
 from optimizer.errors import DataError
 from optimizer.evaluation.evaluation import Evaluation
 from optimizer.evaluation.scoring import task_score
+from optimizer.judges.answers import tagged
 from optimizer.models import Backend
 from optimizer.paper.catalogue import Quirk
 from optimizer.paper.quirks import published_score
@@ -30,12 +31,18 @@ JOURNAL_SEED = 42
 
 @dataclass(frozen=True)
 class Measured:
-    """The score over all (question, user prompt) pairs, and what is beside it."""
+    """The score over all (question, user prompt) pairs, and what is beside it.
+
+    ``clusters`` numbers the group of near-duplicates of each question of ``per_question``. ``untagged`` is the share of
+    replies without answer tags: read whole here, wrong by the published metrics; None where those read all whole.
+    """
 
     score: TaskScore
     by_prompt: tuple[float, ...]
     per_question: tuple[float | None, ...]
+    clusters: tuple[int, ...]
     published: float | None
+    untagged: float | None
     questions: int
     answers: int
     judge_calls: int
@@ -133,23 +140,35 @@ def summed(
         chosen = [place for place, of in enumerate(numbers) if of == number]
         part = task_score(task.judge, [pairs[place][0] for place in chosen], [rollouts[place] for place in chosen])
         by_prompt.append(part.interval.score)
+    questions, per_question = _per_question(task, pairs, rollouts)
     return Measured(
         score=task_score(task.judge, [example for example, _ in pairs], rollouts),
         by_prompt=tuple(by_prompt),
-        per_question=_per_question(task, pairs, rollouts),
+        per_question=per_question,
+        clusters=_clusters(questions),
         published=published_score(quirk, [example.answers for example, _ in pairs], [r.text for r in rollouts]),
-        questions=len({example.id for example, _ in pairs}),
+        untagged=None if quirk == "squad_whole" else fmean(tagged(rollout.text) is None for rollout in rollouts),
+        questions=len(questions),
         answers=len(rollouts),
         judge_calls=judge_calls,
         fresh_calls=fresh,
     )
 
 
-def _per_question(task: SearchTask, pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> tuple[float | None, ...]:
-    """Each question's mean score over its user prompts, in the order of the task's rows."""
+def _per_question(
+    task: SearchTask, pairs: Sequence[Pair], rollouts: Sequence[Rollout]
+) -> tuple[list[Example], tuple[float | None, ...]]:
+    """The questions in the order of the task's rows, and each one's mean score over its user prompts."""
     scores: dict[str, list[float]] = {}
     for (example, _), rollout in zip(pairs, rollouts, strict=True):
         scores.setdefault(example.id, []).extend([] if rollout.score is None else [rollout.score])
     places = {example.id: place for place, example in enumerate(task.holdout)}
+    examples = {example.id: example for example, _ in pairs}
     asked = sorted(scores, key=lambda name: places.get(name, len(places)))
-    return tuple(fmean(scores[name]) if scores[name] else None for name in asked)
+    return [examples[name] for name in asked], tuple(fmean(scores[name]) if scores[name] else None for name in asked)
+
+
+def _clusters(questions: Sequence[Example]) -> tuple[int, ...]:
+    """The number of each question's group of near-duplicates, counted as they come."""
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(question.cluster or question.id, len(numbers)) for question in questions)

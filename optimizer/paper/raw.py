@@ -33,7 +33,7 @@ class RawRow(Record, frozen=True, kw_only=True):
     ``score`` is right by default (fixed labels, malformed answers wrong); ``published_score`` is the same replies
     under the published metric with its quirks, None where that has none. ``scope``: ``domain`` when the prompt was
     learned on the task's own domain, ``global`` when on all domains of the run. ``found_on`` names the base model that
-    the prompt was found on. Times are seconds.
+    the prompt was found on. ``prompt_tokens`` is an estimate: characters divided by four. Times are seconds.
     """
 
     method: str
@@ -59,8 +59,14 @@ class RawRow(Record, frozen=True, kw_only=True):
     user_prompt_scores: tuple[float, ...] = ()
     per_question: tuple[float | None, ...] = ()
     """The score of each test question in the order of the rows, a mean over its user prompts; None: unscored."""
+    clusters: tuple[int, ...] = ()
+    """Each question's group of near-duplicates as a number, in the same order; empty in rows of before it was kept."""
+    metric: str = ""
+    """The kind of the judge behind ``score`` (``macro_f1``, ``choice``, ...); empty in rows of before it was kept."""
     published_score: float | None = None
     malformed: float = 0.0
+    untagged: float | None = None
+    """The share of replies without answer tags; None: not counted, or the task asks for none."""
     unscored: float = 0.0
     judge_calls: int = 0
     requested_calls: int = 0

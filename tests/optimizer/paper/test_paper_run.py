@@ -62,6 +62,8 @@ async def test_every_row_of_the_tables(tmp_path: Path) -> None:
     assert (default.score, default.n, default.answers, default.user_prompts) == (0.0, 30, 90, 3)
     assert (faithful.score, faithful.malformed, default.malformed) == (1.0, 0.0, 1.0)
     assert faithful.base_calls and faithful.optimizer_calls and faithful.prompt_sha256
+    assert (default.untagged, faithful.untagged, default.metric) == (1.0, 0.0, "choice")
+    assert len(default.clusters) == len(default.per_question) == 30 and default.clusters == faithful.clusters
     assert found["constant", "domain", "u0", False, 0].score == 0.5
     assert found["default", "domain", "u0", True, 0].curve[0].test == 0.0
     assert ("metaspo", "domain", "u0", False, 1) in found
