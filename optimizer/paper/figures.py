@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from statistics import fmean
 
 from optimizer.paper.methods import order_of
 from optimizer.paper.raw import RawRow
-from optimizer.paper.tables import Shown, label_of, mean_of, over_seeds
+from optimizer.paper.scales import UNKNOWN, has_macro_f1, name_of, scale_of, scales_of
+from optimizer.paper.shown import Shown, label_of, mean_curve, mean_of, over_seeds, per_run
 
 _COLOURS = (
     "#1b6ca8",
@@ -27,6 +27,10 @@ _COLOURS = (
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 190, 70, 46, 44
 _STEPS = 5
 """Between the lines of an axis."""
+_SIGNS = (
+    "Points of the metric named at each task. The paired tables count right answers on every task: macro-F1 counts",
+    "every label alike and right answers every question alike, so that the two may have opposite signs.",
+)
 
 
 def figures(rows: Sequence[RawRow]) -> dict[str, str]:
@@ -45,11 +49,12 @@ def domain_bars(rows: Sequence[RawRow]) -> str:
     """The mean over unseen tasks per domain and method, with its 95 % interval."""
     bars: list[tuple[str, str, Shown]] = []
     for domain in dict.fromkeys(row.domain for row in rows):
+        of_domain = [row for row in rows if row.domain == domain]
+        heading = f"{domain}{_scale(of_domain)}"
         for method, scope in _keys(rows):
-            of_domain = [row for row in rows if row.domain == domain]
             found = mean_of([r for r in of_domain if (r.method, r.scope) == (method, scope)], of_domain)
             if found is not None:
-                bars.append((domain, label_of(method, scope), found))
+                bars.append((heading, label_of(method, scope), found))
     return _bars("Unseen tasks: mean per domain, 95 % interval", bars) if bars else ""
 
 
@@ -58,10 +63,11 @@ def change_per_task(rows: Sequence[RawRow]) -> str:
     lines: list[tuple[str, str, float]] = []
     for task in dict.fromkeys(row.task for row in rows):
         start = over_seeds([row for row in rows if (row.task, row.method) == (task, "default")])
+        heading = f"{task}{_scale([row for row in rows if row.task == task])}"
         for method, scope in _keys(rows):
             found = over_seeds([row for row in rows if (row.task, row.method, row.scope) == (task, method, scope)])
             if start is not None and found is not None and method != "default":
-                lines.append((task, label_of(method, scope), 100 * (found.score - start.score)))
+                lines.append((heading, label_of(method, scope), 100 * (found.score - start.score)))
     if not lines:
         return ""
     most = max(10.0, *(abs(change) for _, _, change in lines))
@@ -71,8 +77,8 @@ def change_per_task(rows: Sequence[RawRow]) -> str:
     parts = [*_frame("Change against Default, per task (points)", height), _vertical(middle, height)]
     y, last = float(_TOP), ""
     for task, label, change in lines:
-        y, heading = _heading(y, task, last)
-        parts += heading
+        y, drawn = _heading(y, task, last)
+        parts += drawn
         last = task
         width = half * abs(change) / most
         x = middle - width if change < 0 else middle
@@ -81,6 +87,8 @@ def change_per_task(rows: Sequence[RawRow]) -> str:
         parts.append(_words(_LEFT - 8, y + 10, label, "end"))
         parts.append(_words(_WIDTH - 8, y + 10, f"{change:+.1f}", "end"))
         y += 16
+    caption = _SIGNS if has_macro_f1(rows) else ()
+    parts += [_words(16, height - 24 + 15 * place, line, "start") for place, line in enumerate(caption)]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -91,21 +99,28 @@ def score_against_calls(rows: Sequence[RawRow]) -> str:
         group = [row for row in rows if (row.method, row.scope) == (method, scope)]
         found = mean_of(group, rows)
         if found is not None:
-            points[label_of(method, scope)] = [(fmean(row.base_calls for row in group), found.score)]
-    return _lines("Unseen tasks against the calls of the search", "base calls to find the prompt", points)
+            points[label_of(method, scope)] = [(per_run(group, lambda row: row.base_calls), found.score)]
+    title = f"Unseen tasks{_scale(rows)} against the calls of the search"
+    return _lines(title, "base calls to find the prompt, mean of a run", points)
 
 
 def adaptation_curves(rows: Sequence[RawRow]) -> str:
     """The mean test score of the best user prompt so far, against the calls spent on it."""
     series: dict[str, list[tuple[float, float]]] = {}
     for method, scope in _keys(rows):
-        curves = [row.curve for row in rows if (row.method, row.scope) == (method, scope) and row.curve]
-        shortest = min(map(len, curves), default=0)
-        series[f"{label_of(method, scope)} prompt"] = [
-            (fmean(curve[i].calls for curve in curves), fmean(curve[i].test or 0.0 for curve in curves))
-            for i in range(shortest)
-        ]
-    return _lines("Test-time adaptation of user prompts", "base calls per task", {k: v for k, v in series.items() if v})
+        series[f"{label_of(method, scope)} prompt"] = mean_curve(
+            [row for row in rows if (row.method, row.scope) == (method, scope)]
+        )
+    title = f"Test-time adaptation of user prompts{_scale(rows)}"
+    return _lines(title, "base calls per task", {name: points for name, points in series.items() if points})
+
+
+def _scale(rows: Sequence[RawRow]) -> str:
+    """The metric of these rows' scores in brackets; nothing where no row tells."""
+    if set(scales_of(rows)) == {UNKNOWN}:
+        return ""
+    shared = name_of(rows, "mean")
+    return f" ({shared if shared != 'mean' else scale_of(rows).removeprefix('share of ')})"
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------

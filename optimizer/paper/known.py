@@ -22,7 +22,7 @@ from optimizer.evaluation.pairwise import audit_pairs
 from optimizer.evaluation.scoring import wilson
 from optimizer.judges import ModelJudge, judge_for
 from optimizer.paper.measure import Backends, journal_spec
-from optimizer.paper.tables import Shown, Table, Value
+from optimizer.paper.shown import Shown, Table, Value
 from optimizer.records import Example, Models, Record, SearchTask
 
 Kind = Literal["right", "wrong", "swapped reference", "attack", "pair: right preferred", "pair: same when swapped"]

@@ -18,9 +18,11 @@ from optimizer.paper.figures import figures
 from optimizer.paper.paired import paired
 from optimizer.paper.protocol import Cell
 from optimizer.paper.raw import FoundPrompt, RawRow
-from optimizer.paper.tables import Shown, Table, Value, label_of, tables
+from optimizer.paper.shown import Shown, Table, Value, label_of
+from optimizer.paper.tables import tables
 
-_COUNTS = {"runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens", "user prompts"}
+_COUNTS = {"domains", "runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens",
+           "user prompts"}  # fmt: skip
 
 
 def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[str, list[Table]]:

@@ -1,46 +1,19 @@
-"""Every table of the report, made from raw rows and from nothing else.
-
-The test rows are the same for all seeds, so a mean over seeds keeps the sampling error of one seed and adds the spread
-between them: half-width = sqrt(mean half-width squared + (1.96 sd of the seeds)^2 / seeds). A mean over tasks adds
-squared half-widths, since tasks are the fixed set that is served.
-"""
+"""Every table of the report, made from raw rows and from nothing else. How means and intervals are taken is said in
+``optimizer.paper.shown``, what the scores are in ``optimizer.paper.scales``."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from statistics import fmean, variance
+from collections.abc import Sequence
+from statistics import fmean
 
-from optimizer.paper.methods import ABLATIONS, FAITHFUL, TITLES, order_of
+from optimizer.paper.methods import ABLATIONS, FAITHFUL
 from optimizer.paper.raw import RawRow
-from optimizer.records import Record
+from optimizer.paper.robustness import robustness
+from optimizer.paper.scales import MEAN_RIGHT, SIGNS, as_right, has_macro_f1, name_of, scale_of, told
+from optimizer.paper.shown import Shown, Table, Value, mean_of, methods_of, over_seeds, over_tasks, per_run, unique
 
-_Z = 1.959963984540054
 _FORMAT = "The share of malformed answers fell by at least as much as the score rose."
-
-
-class Shown(Record, frozen=True, kw_only=True):
-    """A score in 0..1 as a table shows it; without bounds where none can be given. ``n`` counts test questions."""
-
-    score: float
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    seeds: int = 1
-
-
-Value = Shown | float | int | str | None
-
-
-class Table(Record, frozen=True, kw_only=True):
-    """A table: its short name, a title, column names, rows (the first cell names the row), a note beneath."""
-
-    name: str
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
-    note: str = ""
 
 
 def tables(rows: Sequence[RawRow]) -> list[Table]:
@@ -67,15 +40,19 @@ def generalization(rows: Sequence[RawRow]) -> Table | None:
 
 
 def by_task(rows: Sequence[RawRow], role: str, name: str, title: str) -> Table | None:
-    """Methods x tasks of a role with the mean over tasks."""
+    """Methods x tasks of a role with the mean over tasks; beside a mean that holds macro-F1, the mean share of right
+    answers."""
     chosen = [row for row in rows if row.role == role]
-    tasks = _unique(row.task for row in chosen)
+    tasks = unique(row.task for row in chosen)
+    more = has_macro_f1(chosen)
     lines = []
-    for label, group in _methods(chosen):
+    for label, group in methods_of(chosen):
         cells = [over_seeds([row for row in group if row.task == task]) for task in tasks]
-        lines.append((label, *cells, over_tasks(cells) if all(cells) else None))
-    note = "Percent, 95 % interval. The mean is left out where a task is not measured yet."
-    return Table(name=name, title=title, columns=("method", *tasks, "mean"), rows=tuple(lines), note=note)
+        right = (mean_of(as_right(group), chosen),) if more else ()
+        lines.append((label, *cells, over_tasks(cells) if all(cells) else None, *right))
+    columns = ("method", *tasks, name_of(chosen, "mean"), *((MEAN_RIGHT,) if more else ()))
+    note = f"Percent, 95 % interval. The mean is left out where a task is not measured yet.{_scales(chosen)}"
+    return Table(name=name, title=title, columns=columns, rows=tuple(lines), note=note)
 
 
 def adaptation(rows: Sequence[RawRow]) -> Table | None:
@@ -102,43 +79,29 @@ def scopes(rows: Sequence[RawRow]) -> Table | None:
 
 def source_counts(rows: Sequence[RawRow]) -> Table | None:
     """How the score of unseen tasks grows with the number of source tasks."""
-    counted = [row for row in rows if row.method == "metaspo" and row.role == "unseen" and not row.adapted]
+    counted = counts_of(rows)
     if not any(row.sources for row in counted):
         return None
-    domains = _unique(row.domain for row in counted)
+    domains = unique(row.domain for row in counted)
     lines = []
     for count in sorted({row.sources for row in counted}, key=lambda n: n or math.inf):
-        group = [row for row in counted if row.sources == count and row.scope == "domain"]
-        lines.append((str(count) if count else "all", *(mean_of([r for r in group if r.domain == d]) for d in domains)))
+        cells = []
+        for domain in domains:
+            of_domain = [row for row in counted if row.domain == domain]
+            cells.append(mean_of([row for row in of_domain if row.sources == count], of_domain))
+        lines.append((str(count) if count else "all", *cells))
     title = "Number of source tasks: MetaSPO (ours), means over the unseen tasks"
-    return Table(name="source_counts", title=title, columns=("source tasks", *domains), rows=tuple(lines))
+    note = told(counted)
+    return Table(name="source_counts", title=title, columns=("source tasks", *domains), rows=tuple(lines), note=note)
 
 
-def robustness(rows: Sequence[RawRow]) -> Table | None:
-    """How a system prompt does over many user prompts: the paper's claim is that most do better."""
-    with_scores = [row for row in rows if row.user_prompt_scores]
-    measured = [{row.task for row in group} for _, group in _methods(with_scores)]
-    tasks = set.intersection(*measured) if measured else set()
-    chosen = [row for row in with_scores if row.task in tasks]
-    asked = {(row.scope, row.domain, row.task, row.seed, row.method): row for row in chosen}
-    lines: list[tuple[Value, ...]] = []
-    for label, group in _methods(chosen):
-        better = total = 0
-        for row in group:
-            default = asked.get(("domain", row.domain, row.task, row.seed, "default"))
-            if default is None or len(default.user_prompt_scores) != len(row.user_prompt_scores):
-                continue
-            better += sum(a > b for a, b in zip(row.user_prompt_scores, default.user_prompt_scores, strict=True))
-            total += len(row.user_prompt_scores)
-        scores = [score for row in group for score in row.user_prompt_scores]
-        share = better / total if total and group[0].method != "default" else None
-        lines.append((label, len(scores), min(scores), fmean(scores), max(scores), share))
-    columns = ("method", "user prompts", "worst", "mean", "best", "better than under Default")
-    n = [row.answers // len(row.user_prompt_scores) for row in asked.values()]
-    note = f"Percent, on {', '.join(sorted(tasks))}: the tasks that every row of this table was measured on. "
-    note += f"Each user prompt answered {min(n)} to {max(n)} questions of its task." if n else ""
-    title = "Robustness over user prompts of the unseen tasks"
-    return Table(name="robustness", title=title, columns=columns, rows=tuple(lines), note=note)
+def counts_of(rows: Sequence[RawRow]) -> list[RawRow]:
+    """The rows that differ in the number of source tasks alone (0: all of the domain)."""
+    return [
+        row
+        for row in rows
+        if (row.method, row.scope, row.role) == ("metaspo", "domain", "unseen") and not (row.adapted or row.found_on)
+    ]
 
 
 def other_bases(rows: Sequence[RawRow]) -> Table | None:
@@ -146,52 +109,59 @@ def other_bases(rows: Sequence[RawRow]) -> Table | None:
     chosen = [row for row in rows if row.role == "unseen" and not row.adapted and not row.sources]
     if not any(row.found_on for row in chosen):
         return None
-    bases = _unique(row.base_model for row in chosen)
+    bases = unique(row.base_model for row in chosen)
     lines = [
-        (label, *(mean_of([row for row in group if row.base_model == base]) for base in bases))
-        for label, group in _methods(chosen)
+        (label, *(mean_of([row for row in group if row.base_model == base], chosen) for base in bases))
+        for label, group in methods_of(chosen)
     ]
-    found_on = _unique(row.found_on for row in chosen if row.found_on)
-    title = f"Other base models: prompts found on {', '.join(found_on)}, means over the unseen tasks"
-    return Table(name="other_bases", title=title, columns=("method", *bases), rows=tuple(lines))
+    found_on = unique(row.found_on for row in chosen if row.found_on)
+    means = name_of(chosen, "means").removeprefix("means")
+    title = f"Other base models: prompts found on {', '.join(found_on)}, means{means} over the unseen tasks"
+    columns = ("method", *bases)
+    return Table(name="other_bases", title=title, columns=columns, rows=tuple(lines), note=told(chosen))
 
 
 def cost(rows: Sequence[RawRow]) -> Table | None:
     """What it cost to find each prompt, beside what it is worth on held-out rows of the tasks it was learned on."""
     lines: list[tuple[Value, ...]] = []
-    for label, group in _methods(rows):
-        runs = {(row.domain if row.scope == "domain" else "", row.seed): row for row in group}.values()
-        holdout = [row for row in group if row.role == "source"]
+    holdout, unseen = ([row for row in rows if row.role == role] for role in ("source", "unseen"))
+    for label, group in methods_of(rows):
+        runs = {(row.domain if row.scope == "domain" else "", row.seed) for row in group}
         lines.append(
             (
                 label,
+                len({domain for domain, _ in runs}),
                 len(runs),
-                round(fmean(row.base_calls for row in runs)),
-                round(fmean(row.requested_calls for row in runs)),
-                round(fmean(row.optimizer_calls for row in runs)),
-                round(fmean(row.wall_seconds for row in runs)),
-                round(fmean(row.prompt_tokens for row in runs)),
-                mean_of(holdout, [row for row in rows if row.role == "source"]),
-                mean_of([row for row in group if row.role == "unseen"], [row for row in rows if row.role == "unseen"]),
+                round(per_run(group, lambda row: row.base_calls)),
+                round(per_run(group, lambda row: row.requested_calls)),
+                round(per_run(group, lambda row: row.optimizer_calls)),
+                round(per_run(group, lambda row: row.wall_seconds)),
+                round(per_run(group, lambda row: row.prompt_tokens)),
+                mean_of([row for row in group if row.role == "source"], holdout),
+                mean_of([row for row in group if row.role == "unseen"], unseen),
             )
         )
-    columns = ("method", "runs", "base calls", "evaluations asked", "optimizer calls", "seconds", "prompt tokens",
-               "held-out, source", "unseen")  # fmt: skip
-    note = "Means of a run. Base calls were paid for; evaluations asked count repeated requests as well."
+    columns = ("method", "domains", "runs", "base calls", "evaluations asked", "optimizer calls", "seconds",
+               "prompt tokens", name_of(holdout, "held-out, source: mean"),
+               name_of(unseen, "unseen: mean"))  # fmt: skip
+    note = (
+        "Means of a run: over the seeds of a domain, then over the domains. Base calls were paid for; evaluations "
+        "asked count repeated requests as well. Prompt tokens are estimated: characters divided by four."
+    )
     return Table(name="cost", title="What finding the prompt cost", columns=columns, rows=tuple(lines), note=note)
 
 
 def reading(rows: Sequence[RawRow]) -> Table | None:
     """Task by task: what holds and what does not, against Default and against the constant answer."""
     lines: list[tuple[Value, ...]] = []
-    for task in _unique(row.task for row in rows):
+    for task in unique(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
         default = [row for row in of_task if row.method == "default"]
         if not default:
             continue
         start, constant = over_seeds(default), over_seeds([row for row in of_task if row.method == "constant"])
         others = [
-            (label, group) for label, group in _methods(of_task) if group[0].method not in ("default", "constant")
+            (label, group) for label, group in methods_of(of_task) if group[0].method not in ("default", "constant")
         ]
         if start is None or not others:
             continue
@@ -199,9 +169,18 @@ def reading(rows: Sequence[RawRow]) -> Table | None:
         best = over_seeds(group)
         assert best is not None
         lines.append(
-            (task, default[0].role, constant, start, label, best, _verdict(start, best, constant, default, group))
+            (
+                task,
+                default[0].role,
+                scale_of(of_task),
+                constant,
+                start,
+                label,
+                best,
+                _verdict(start, best, constant, default, group),
+            )
         )
-    columns = ("task", "role", "constant", "Default", "best method", "its score", "reading")
+    columns = ("task", "role", "metric", "constant", "Default", "best method", "its score", "reading")
     note = "The best of several methods on the same rows is flattered by the choice; a reading is no test."
     return Table(name="reading", title="What holds, task by task", columns=columns, rows=tuple(lines), note=note)
 
@@ -227,69 +206,24 @@ def _verdict(
     return " ".join(said)
 
 
-# --- means -----------------------------------------------------------------------------------------------------------
-
-
-def over_seeds(rows: Sequence[RawRow]) -> Shown | None:
-    """The mean over the seeds of one method on one task; None without a row."""
-    if not rows:
-        return None
-    score = fmean(row.score for row in rows)
-    spread = variance([row.score for row in rows]) / len(rows) * _Z**2 if len(rows) > 1 else 0.0
-    below = math.sqrt(fmean((row.score - row.low) ** 2 for row in rows) + spread)
-    above = math.sqrt(fmean((row.high - row.score) ** 2 for row in rows) + spread)
-    low, high = max(0.0, score - below), min(1.0, score + above)
-    return Shown(score=score, low=low, high=high, n=max(row.n for row in rows), seeds=len(rows))
-
-
-def over_tasks(cells: Iterable[Shown | None]) -> Shown | None:
-    """The plain mean over tasks; None when there is none."""
-    some = [cell for cell in cells if cell is not None]
-    if not some:
-        return None
-    score = fmean(cell.score for cell in some)
-    n, seeds = sum(cell.n for cell in some), min(cell.seeds for cell in some)
-    below = math.sqrt(sum((cell.score - (cell.low or 0.0)) ** 2 for cell in some)) / len(some)
-    above = math.sqrt(sum(((1.0 if cell.high is None else cell.high) - cell.score) ** 2 for cell in some)) / len(some)
-    return Shown(score=score, low=max(0.0, score - below), high=min(1.0, score + above), n=n, seeds=seeds)
-
-
-def mean_of(rows: Sequence[RawRow], among: Sequence[RawRow] = ()) -> Shown | None:
-    """The mean over the tasks of ``rows``, each over its seeds. None when a task is missing that ``among`` has: means
-    over different tasks must not stand in one column."""
-    tasks = _unique(row.task for row in rows)
-    if {row.task for row in among} - set(tasks):
-        return None
-    return over_tasks(over_seeds([row for row in rows if row.task == task]) for task in tasks)
-
-
 def _by_domain(rows: Sequence[RawRow], name: str, title: str) -> Table:
     unseen = [row for row in rows if row.role == "unseen"]
-    domains = _unique(row.domain for row in unseen)
+    domains = {domain: [row for row in unseen if row.domain == domain] for domain in unique(r.domain for r in unseen)}
+    more = has_macro_f1(unseen)
     lines = []
-    for label, group in _methods(unseen):
-        cells = [
-            mean_of([row for row in group if row.domain == domain], [row for row in unseen if row.domain == domain])
-            for domain in domains
-        ]
-        lines.append((label, *cells, over_tasks(cells) if all(cells) else None))
-    return Table(name=name, title=title, columns=("method", *domains, "mean of domains"), rows=tuple(lines))
+    for label, group in methods_of(unseen):
+        of_domain = {domain: [row for row in group if row.domain == domain] for domain in domains}
+        cells = [mean_of(of_domain[domain], among) for domain, among in domains.items()]
+        right = [mean_of(as_right(of_domain[domain]), among) for domain, among in domains.items()] if more else []
+        means = [over_tasks(means) if all(means) else None for means in (cells, right) if means]
+        lines.append((label, *cells, *means))
+    columns = ("method", *(name_of(of, f"{domain}: mean").removesuffix(": mean") for domain, of in domains.items()),
+               name_of(unseen, "mean of domains").replace("domains of", "domains,"),
+               *((MEAN_RIGHT,) if more else ()))  # fmt: skip
+    return Table(name=name, title=title, columns=columns, rows=tuple(lines), note=_scales(unseen).strip())
 
 
-def _methods(rows: Sequence[RawRow]) -> list[tuple[str, list[RawRow]]]:
-    """(label, rows) per method and scope, in the order of the paper's tables."""
-    groups: dict[tuple[str, str], list[RawRow]] = defaultdict(list)
-    for row in rows:
-        groups[row.method, row.scope].append(row)
-    return [
-        (label_of(*key, groups[key][0].sizes), groups[key]) for key in sorted(groups, key=lambda key: order_of(*key))
-    ]
-
-
-def label_of(method: str, scope: str, sizes: str = "") -> str:
-    """A method's name in a table, with the sizes of a published loop."""
-    return TITLES.get(method, method) + (", global" if scope == "global" else "") + (f", {sizes}" if sizes else "")
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _scales(rows: Sequence[RawRow]) -> str:
+    """What the scores of a table are, for its note; with macro-F1, why right answers may say the opposite."""
+    more = f" The paired differences count right answers on every task. {SIGNS}" if has_macro_f1(rows) else ""
+    return f" {told(rows)}{more}" if told(rows) else ""

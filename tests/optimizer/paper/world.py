@@ -10,12 +10,31 @@ from typing import Any
 
 import yaml
 
+from optimizer.paper.raw import RawRow
 from optimizer.records import Request
 from tests.optimizer.scripted import Scripted
 
 LABELS = ("red", "blue")
 MODELS = {"base": {"model": "scripted-base"}, "optimizer": {"model": "scripted-optimizer"}}
 TAG = re.compile(r"between <(\w+)> and </\1>")
+
+
+def row(method: str = "default", name: str = "anatomy", score: float = 0.4, **more: Any) -> RawRow:
+    """A raw row of the table tests: Default on ``anatomy`` with one seed, unless told otherwise."""
+    settings: dict[str, Any] = {
+        "domain": "medical",
+        "role": "unseen",
+        "seed": 1,
+        "n": 60,
+        "low": max(0.0, score - 0.1),
+        "high": min(1.0, score + 0.1),
+        "base_model": "small",
+        "optimizer_model": "large",
+        "base_calls": 100,
+        "optimizer_calls": 4,
+        "prompt_tokens": 7,
+    } | more
+    return RawRow(method=method, task=name, score=score, **settings)
 
 
 def write_world(folder: Path, *, source: int = 2, unseen: int = 1, train: int = 60, test: int = 30) -> Path:
