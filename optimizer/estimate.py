@@ -1,27 +1,27 @@
-"""What a search will cost, before anything is spent.
+"""What a search will cost, before anything is spent: the most calls of every role (``bounds.py``), tokens and money.
 
-The loops as published follow closed formulas, so their calls are exact, counted as requested evaluations: with T
-tasks, n training and n_test test examples each, N iterations, m new and k kept user prompts, C system prompts and k'
-= min(k, 1 + m)
-
-- MetaSPO: base T n (1 + N (m + C k')) + T k' n_test, optimizer 2 N (T m + C)
-- outer loop alone (N doubled, one user prompt): base T n (1 + 2 N C) + T n_test, optimizer 4 N C
-
-Every other method is bounded by its budget; there the estimate is a range. Confirmation on the holdout comes on top
-of the published loop and is listed apart.
+The calls of the published loops are exact, counted as requested evaluations. Every other method is bounded by its
+budget; there the estimate is a range. Confirmation on the holdout comes on top of the published loop and is listed
+apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optimizer.bounds import by_model, most
+from optimizer.evaluation.rollouts import ATTEMPTS
+from optimizer.gate.safety import SUITES
 from optimizer.methods.baselines import NAMES
 from optimizer.models import price_of
 from optimizer.records import Example, ModelRole, Record, SearchSpec, SearchTask
+from optimizer.search import PUBLISHED_LOOPS
 from optimizer.steps.headroom import most_calls
-from optimizer.steps.plan import plan_for
+from optimizer.steps.plan import Plan, plan_for
 
 _CHARACTERS_PER_TOKEN = 4.0
+_BASELINES = len(NAMES) - 1
+"""Beside the winner: the fixed prompts, ``repeat`` and ``one_shot``; ``constant`` calls nobody."""
 _SHORT_ANSWER = 16
 _PROMPT_GROWTH = 400
 """Tokens that a rewritten system prompt may add, at the high end."""
@@ -39,11 +39,11 @@ class Range(Record, frozen=True, kw_only=True):
 
 
 class Estimate(Record, frozen=True, kw_only=True):
-    """Calls, tokens and money of one search. ``exact`` says that the calls follow from a formula.
+    """Calls, tokens and money of one search. ``exact``: base and optimizer calls follow from a formula.
 
-    ``base_calls``, ``optimizer_calls`` and ``judge_calls`` are the most that the search makes; ``calls`` is their sum
-    as a range. ``confirmation_calls`` are the base calls on holdout and unseen tasks after a published loop (else
-    included).
+    ``base_calls``, ``optimizer_calls`` and ``judge_calls`` are the most that the search makes of each role; ``calls``
+    are those of all roles together as a range, which a budget may end below their sum. ``confirmation_calls`` are the
+    base calls on holdout and unseen tasks after a published loop (else included).
     """
 
     method: str
@@ -62,30 +62,34 @@ class Estimate(Record, frozen=True, kw_only=True):
 def estimate(spec: SearchSpec) -> Estimate:
     """The estimate for ``spec``. Calls nobody."""
     notes: list[str] = []
-    plan = plan_for(spec)
+    plan, exact = plan_for(spec), _published(spec)
+    found, limit = most(spec, plan), spec.budget.calls
+    base, optimizer, judge = found.base, found.optimizer, found.judge
     arm = plan.holdout_per_task * len(spec.sources) + plan.unseen_per_task * len(spec.unseen)
-    confirmation, low_base, exact = 0, 0.0, False
-    if (published := _published(spec)) is not None:
-        base, optimizer = published
+    confirmation = 0
+    if exact:
         confirmation = 2 * arm if spec.options.get("confirm") else 0
-        low_base, exact = float(base), True
+        low_base = float(base)
         notes.append("Calls are requested evaluations; cache hits and rejected candidates make them cheaper.")
-    elif spec.method in NAMES:
-        base, optimizer = plan.confirmation_calls, int(spec.models.optimizer is not None)
-        low_base = float(min(base, arm))
-        notes.append("Nothing is searched: incumbent, baseline and the other baselines on the holdout.")
     else:
-        optimizer = round(plan.search_calls * 0.04) if spec.models.optimizer is not None else 0
-        base = plan.calls - optimizer
-        first = plan.reflect_per_task * len(spec.sources)
-        low_base = float(min(base, first))
-        if spec.method == "metaspo":
+        base += _confirmation(spec, plan)
+        optimizer = max(optimizer, int(spec.models.optimizer is not None))  # the baseline one_shot beside the winner
+        low_base = float(min(base, arm if spec.method in NAMES else plan.reflect_per_task * len(spec.sources)))
+        if spec.method in NAMES:
+            notes.append("Nothing is searched: incumbent, baseline and the other baselines on the holdout.")
+        elif spec.method == "metaspo":
             asked = f"Up to {most_calls(plan.headroom_cells)} base calls ask whether prompts matter here at all."
             notes.append(f"{asked} The low end is a run whose start prompt is right everywhere.")
-        notes.append("The high end is the budget.")
-    judged = _judged_share(spec.sources)
-    judge = round(base * judged) if exact else round(base * judged / (1 + judged))
-    base = base if exact else base - judge
+        notes.append("The high end is the budget." if limit else "No budget of calls ends this search: give one.")
+    if any(map(by_model, spec.tasks)):
+        beside = confirmation if exact else base - found.base
+        judge += 2 * ATTEMPTS * beside  # with the planted answers and a second judge's opinion
+        notes.append("Judge calls count a second question for every verdict that cannot be read; most can.")
+    most_of_all = base + optimizer + judge + confirmation
+    if limit and not exact:
+        base, optimizer, judge = (min(calls, limit) for calls in (base, optimizer, judge))
+        most_of_all = min(most_of_all, limit)
+    low_base = min(low_base, float(base))
     tokens_in, tokens_out, usd = _money(spec, (low_base, base + confirmation), optimizer, judge)
     unknown = [f"{role} ({model})" for role, model in _unpriced(spec)]
     if unknown:
@@ -99,9 +103,7 @@ def estimate(spec: SearchSpec) -> Estimate:
         optimizer_calls=optimizer,
         judge_calls=judge,
         confirmation_calls=confirmation,
-        calls=Range(
-            low=round(low_base) + (optimizer + judge if exact else 0), high=base + optimizer + judge + confirmation
-        ),
+        calls=Range(low=round(low_base) + (optimizer + judge // ATTEMPTS if exact else 0), high=most_of_all),
         tokens_in=tokens_in,
         tokens_out=tokens_out,
         usd=usd,
@@ -109,26 +111,18 @@ def estimate(spec: SearchSpec) -> Estimate:
     )
 
 
-def _published(spec: SearchSpec) -> tuple[int, int] | None:
-    """(base, optimizer) calls of a loop whose cost is a closed formula; None for any other method."""
-    sizes = spec.sizes
-    tasks = spec.sources
-    train = sum(min(sizes.train_size, len(task.train)) for task in tasks)
-    test = sum(min(sizes.test_size, len(task.holdout)) for task in tasks)
-    kept = min(sizes.user_keep, 1 + sizes.user_candidates)
-    rounds, width, systems = sizes.iterations, sizes.user_candidates, sizes.system_candidates
-    if spec.method == "metaspo" and spec.faithful:
-        return train * (1 + rounds * (width + systems * kept)) + test * kept, 2 * rounds * (
-            len(tasks) * width + systems
-        )
-    if spec.method == "outer_loop":
-        return train * (1 + 2 * rounds * systems) + test, 4 * rounds * systems
-    return None
+def _published(spec: SearchSpec) -> bool:
+    """Whether the method's cost is a closed formula."""
+    return spec.method in PUBLISHED_LOOPS or (spec.method == "metaspo" and spec.faithful)
 
 
-def _judged_share(tasks: Sequence[SearchTask]) -> float:
-    """The share of base calls whose answer a judge model scores."""
-    return sum(task.judge.kind == "rubric" for task in tasks) / max(1, len(tasks))
+def _confirmation(spec: SearchSpec, plan: Plan) -> int:
+    """Base calls of the holdout, of the safety suites and of the baselines beside them."""
+    arms = 3 if spec.seed_is_measured else 2
+    holdout = arms * plan.holdout_per_task * len(spec.sources) + 2 * plan.unseen_per_task * len(spec.unseen)
+    each = max(plan.holdout_per_task, plan.unseen_per_task)
+    beside = each if spec.options.get("baselines") == "full" else plan.baseline_per_task
+    return holdout + _BASELINES * beside * len(spec.tasks) + 2 * len(SUITES) * plan.safety_per_suite
 
 
 def _money(spec: SearchSpec, base: tuple[float, float], optimizer: int, judge: int) -> tuple[Range, Range, Range]:

@@ -55,7 +55,8 @@ def estimate_page(estimate: Estimate) -> str:
     """An estimate as text."""
     lines = [
         f"{estimate.method}: {'exactly' if estimate.exact else 'at most'} {estimate.base_calls:,} base, "
-        f"{estimate.optimizer_calls:,} optimizer and {estimate.judge_calls:,} judge calls",
+        f"{estimate.optimizer_calls:,} optimizer and {'at most ' * bool(estimate.exact and estimate.judge_calls)}"
+        f"{estimate.judge_calls:,} judge calls",
     ]
     if estimate.confirmation_calls:
         lines.append(f"confirmation on holdout and unseen tasks: {estimate.confirmation_calls:,} base calls more")

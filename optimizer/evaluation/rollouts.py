@@ -8,6 +8,8 @@ from optimizer.judges import judge_for
 from optimizer.judges.judge import ModelJudge, Nonce, addresses_grader
 from optimizer.records import SLOT, Completion, Example, Message, Request, Rollout, SearchTask, Verdict
 
+ATTEMPTS = 2
+"""How often a judge model is asked about one reply, at most: again when its verdict cannot be read."""
 _JUDGE_FAILED = {"length": "judge truncated", "refusal": "judge refused", "filter": "judge filtered"}
 
 Ask = Callable[[Sequence[tuple[str, Request]]], Awaitable[list[Completion]]]
@@ -30,7 +32,7 @@ async def verdicts(
         return [judge.verdict(example, reply.text) for example, reply in zip(examples, replies, strict=True)]
     found: dict[int, Verdict] = {}
     waiting: list[int] = list(range(len(replies)))
-    for attempt in (0, 1):
+    for attempt in range(ATTEMPTS):
         asked: list[tuple[int, Request]] = []
         for index in waiting:
             plan = judge.question(examples[index], replies[index].text, nonce, attempt)

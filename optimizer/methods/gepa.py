@@ -25,6 +25,8 @@ from optimizer.steps.racing import Cell, answer
 
 COMPONENT = "system_prompt"
 CALLS_PER_VALIDATION_ITEM = 20
+MINIBATCH = 3
+"""Examples that a candidate and its child answer before and after a reflection."""
 
 
 async def gepa_search(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
@@ -40,7 +42,7 @@ async def gepa_search(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> F
     seed_prompt = spec.seed_prompt if spec.incumbent is None else spec.incumbent
     bridge = Bridge(evaluation, asyncio.get_running_loop())
     train = [Cell(task, example, task.user_prompt) for task in spec.sources for example in task.reflect]
-    per_task = max(4, math.ceil(plan.search_calls / CALLS_PER_VALIDATION_ITEM / len(spec.sources)))
+    per_task = _validation_per_task(spec, plan)
     validation = []
     for task in spec.sources:
         rows = list(task.select)
@@ -54,6 +56,7 @@ async def gepa_search(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> F
             valset=validation,
             adapter=bridge,
             reflection_lm=bridge.reflect,
+            reflection_minibatch_size=MINIBATCH,
             max_metric_calls=plan.search_calls,
             stop_callbacks=lambda _state: bridge.stopped is not None,
             logger=bridge,
@@ -74,6 +77,25 @@ async def gepa_search(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> F
     )
     reason = str(bridge.stopped) if bridge.stopped else "The library's budget of metric calls is used up."
     return Found(winner=best, reason=reason, proposer="rewrite", generations=(generation,))
+
+
+def most_evaluations(spec: SearchSpec, plan: Plan) -> int:
+    """Evaluations that the library asks for at most: it finishes the round that it has begun, and a round is a
+    minibatch before, one after, and the validation set."""
+    return max(plan.search_calls, 1) - 1 + 2 * MINIBATCH + _validation(spec, plan)
+
+
+def most_reflections(spec: SearchSpec, plan: Plan) -> int:
+    """Calls of the reflection model at most: each stands between two minibatches, after the validation set."""
+    return max(0, math.ceil((plan.search_calls - _validation(spec, plan)) / (2 * MINIBATCH)))
+
+
+def _validation(spec: SearchSpec, plan: Plan) -> int:
+    return sum(min(len(task.select), _validation_per_task(spec, plan)) for task in spec.sources)
+
+
+def _validation_per_task(spec: SearchSpec, plan: Plan) -> int:
+    return max(4, math.ceil(plan.search_calls / CALLS_PER_VALIDATION_ITEM / len(spec.sources)))
 
 
 @dataclass

@@ -34,7 +34,7 @@ async def sprig(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
     admission = Admission(evaluation, spec.sources, incumbent, allow=own_words)
     admission.remember(incumbent)
     user_prompts = {task.name: (task.user_prompt,) for task in spec.sources}
-    iterations, cells = _sizes(plan.search_calls, len(spec.sources))
+    iterations, cells, _ = sizes_of(plan.search_calls, len(spec.sources))
     beam, generations = [incumbent], []
     reason = "All iterations are done."
 
@@ -63,8 +63,8 @@ async def sprig(spec: SearchSpec, evaluation: Evaluation, plan: Plan) -> Found:
     return Found(winner=beam[0], reason=reason, proposer="components", generations=tuple(generations))
 
 
-def _sizes(calls: int, tasks: int) -> tuple[int, int]:
-    """Iterations, and cells of each, for about ``calls`` calls in all."""
+def sizes_of(calls: int, tasks: int) -> tuple[int, int, int]:
+    """Iterations, cells of each, and prompts that answer them at most, for about ``calls`` calls in all."""
     entrants = BEAM + CHILDREN * BEAM
     iterations = max(1, min(25, round(math.sqrt(calls / (2 * entrants * tasks)))))
-    return iterations, max(1, calls // (iterations * entrants * tasks)) * tasks
+    return iterations, max(1, calls // (iterations * entrants * tasks)) * tasks, entrants

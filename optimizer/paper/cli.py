@@ -99,29 +99,44 @@ def tasks(tasks: Path | None, as_json: bool) -> None:
 @_FILE
 @_changed
 @click.option("--calls-per-second", type=click.FloatRange(min=0, min_open=True), help="Pace of the base model.")
-@click.option("--optimizer-seconds", default=20.0, show_default=True, help="Seconds of one optimizer call.")
+@click.option(
+    "--optimizer-seconds",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Seconds of one optimizer call.",
+)
+@click.option("--judge-seconds", type=click.FloatRange(min=0), help="Seconds of one judge call; as a base call if not.")
 @_JSON
 @told
 def estimate(
-    file: Path, calls_per_second: float | None, optimizer_seconds: float, as_json: bool, **changes: Any
+    file: Path,
+    calls_per_second: float | None,
+    optimizer_seconds: float,
+    judge_seconds: float | None,
+    as_json: bool,
+    **changes: Any,
 ) -> None:
-    """Say how many calls FILE takes at most, cell by cell, and how long at a pace. Calls no model."""
-    from optimizer.paper.estimate import usd_of
+    """Say how many calls of each role FILE takes at most, cell by cell, and how long at a pace. Calls no model."""
+    from optimizer.paper.estimate import Pace, usd_of
     from optimizer.paper.page import estimate_page
-    from optimizer.paper.protocol import cells_of
     from optimizer.paper.run import Run
 
     run = Run(_protocol(file, changes), clock=time.time, say=lambda line: click.echo(line, err=True))
     run.load_tasks()
-    rows = [(cell, run.estimate(cell)) for cell in cells_of(run.protocol)]
-    usd = usd_of(run.protocol, [found for _, found in rows], run.tasks)
-    pace = (calls_per_second, optimizer_seconds) if calls_per_second else None
+    rows = run.estimates()
+    usd = usd_of(run.protocol, rows, run.tasks)
+    pace = None
+    if calls_per_second:
+        judging = 1 / calls_per_second if judge_seconds is None else judge_seconds
+        pace = Pace(base_per_second=calls_per_second, optimizer_seconds=optimizer_seconds, judge_seconds=judging)
+    titled = [(cell.title if cell is not None else "user prompts, written once", found) for cell, found in rows]
     if as_json:
-        cells = [{"cell": cell.title, **msgspec.to_builtins(found), "calls": found.calls} for cell, found in rows]
+        cells = [{"cell": title, **msgspec.to_builtins(found), "calls": found.calls} for title, found in titled]
         money = msgspec.to_builtins(usd) if usd else None
         click.echo(json_text({"cells": cells, "calls": sum(found.calls for _, found in rows), "usd": money}))
     else:
-        click.echo(estimate_page(rows, pace, usd))
+        click.echo(estimate_page(titled, pace, usd))
 
 
 @paper.command()

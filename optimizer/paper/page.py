@@ -13,10 +13,9 @@ import msgspec
 from optimizer.estimate import Range
 from optimizer.paper.beside import as_published as quirky_tables
 from optimizer.paper.beside import beside_published
-from optimizer.paper.estimate import CellEstimate
+from optimizer.paper.estimate import CellEstimate, Pace
 from optimizer.paper.figures import figures
 from optimizer.paper.paired import paired
-from optimizer.paper.protocol import Cell
 from optimizer.paper.raw import FoundPrompt, RawRow
 from optimizer.paper.shown import Shown, Table, Value, label_of
 from optimizer.paper.tables import tables
@@ -108,20 +107,32 @@ def prompts_page(prompts: Sequence[FoundPrompt], rows: Sequence[RawRow]) -> str:
     return "\n".join(lines)
 
 
-def estimate_page(
-    rows: Sequence[tuple[Cell, CellEstimate]], pace: tuple[float, float] | None, usd: Range | None
-) -> str:
-    """The most calls of every cell, USD, and hours at ``pace`` (base calls per second, seconds per optimizer call)."""
-    head = f"{'cell':56} {'search':>9} {'optimizer':>9} {'measuring':>9}" + (f" {'hours':>7}" if pace else "")
+def estimate_page(rows: Sequence[tuple[str, CellEstimate]], pace: Pace | None, usd: Range | None) -> str:
+    """The most calls of every cell by role, USD, and hours at ``pace``."""
+    head = f"{'cell':56} {'search':>9} {'measuring':>9} {'optimizer':>9} {'judge':>9}" + (
+        f" {'hours':>7}" if pace else ""
+    )
     lines = [head]
-    for cell, found in rows:
-        line = f"{cell.title:56} {found.search_base:>9,} {found.search_optimizer:>9,} {found.measuring:>9,}"
-        lines.append(line + (f" {found.seconds(*pace) / 3600:>7.2f}" if pace else ""))
-    total = f"{sum(found.calls for _, found in rows):,} calls at most"
+    for title, found in rows:
+        line = f"{title:56} {found.search_base:>9,} {found.measuring:>9,} {found.search_optimizer:>9,}"
+        lines.append(
+            f"{line} {found.judging:>9,}" + (f" {found.seconds(pace) / 3600:>7.2f}" if pace is not None else "")
+        )
+    every = [found for _, found in rows]
+    total = f"{sum(found.calls for found in every):,} calls at most"
     if pace:
-        total += f", {sum(found.seconds(*pace) for _, found in rows) / 3600:.1f} hours at this pace"
+        total += f", {sum(found.seconds(pace) for found in every) / 3600:.1f} hours at this pace"
     total += f", {usd.low:.2f} to {usd.high:.2f} USD" if usd else ", price unknown (give price_in and price_out)"
-    return "\n".join([*lines, "", f"{total}. Requests that repeat (fixed prompts of further seeds) cost nothing."])
+    told = (
+        f"By role at most {sum(found.base for found in every):,} base (search and measuring), "
+        f"{sum(found.search_optimizer for found in every):,} optimizer and "
+        f"{sum(found.judging for found in every):,} judge calls; a budget may keep their sum below this."
+    )
+    if any(", gepa," in title for title, _ in rows):
+        told += " GEPA may ask for as many evaluations as our search did, repeats among them: typically budget_calls."
+    return "\n".join(
+        [*lines, "", f"{total}. Requests that repeat (fixed prompts of further seeds) cost nothing.", told]
+    )
 
 
 def _page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt], quirky: bool) -> Iterator[str]:

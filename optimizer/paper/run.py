@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from optimizer.errors import RunBlocked
 from optimizer.evaluation.evaluation import Evaluation, ignore
 from optimizer.paper.catalogue import PaperTask
-from optimizer.paper.estimate import CellEstimate, estimate_cell
+from optimizer.paper.estimate import CellEstimate, estimate_cell, estimate_user_prompts
 from optimizer.paper.finding import Outcome, adaptation_spec, followed, found_prompt, saturated
 from optimizer.paper.keeping import CellResult, cell_file, publish, read_cell, sha256_of
 from optimizer.paper.measure import Backends, Measured, constant_answer, journal_spec, measure
@@ -258,6 +258,12 @@ class Run:
         """What the cell will ask for, at most."""
         return estimate_cell(self.protocol, cell, self.tasks)
 
+    def estimates(self) -> list[tuple[Cell | None, CellEstimate]]:
+        """What every cell will ask for; first (None) what the user prompts take, where a model writes them."""
+        written = estimate_user_prompts(self.protocol)
+        rows: list[tuple[Cell | None, CellEstimate]] = [(None, written)] if written.calls else []
+        return rows + [(cell, self.estimate(cell)) for cell in cells_of(self.protocol)]
+
     # --- what is kept ------------------------------------------------------------------------------------------------
 
     def result(self, cell: Cell) -> CellResult | None:
@@ -274,7 +280,8 @@ class Run:
     def _publish(self, cells: list[Cell], estimates: dict[Cell, CellEstimate]) -> None:
         """Raw results, prompts and ledger as they are now: partial tables can be made at any time."""
         done = {cell: found for cell in cells if (found := self.result(cell)) is not None}
-        publish(self.protocol, done, cells=len(cells), estimated=sum(estimates[cell].calls for cell in done))
+        estimated = estimate_user_prompts(self.protocol).calls + sum(estimates[cell].calls for cell in done)
+        publish(self.protocol, done, cells=len(cells), estimated=estimated)
 
 
 def _sizes(protocol: Protocol) -> str:
