@@ -53,7 +53,6 @@ async def measure_by_hand(
     if not spec.sources:
         raise RunBlocked("There is no task to measure on: give at least one task without `role: unseen`.")
     sizes = sizes_of(spec)
-    started = clock()
     # what was written by hand is part of what names the run; loops and their sizes are not
     own = replace(spec, method="metaspo", faithful=False, resume=True, options={**spec.options, "by_hand": prompt})
     async with Evaluation.open(own, clock=clock, on_event=on_event, backends=backends) as evaluation:
@@ -84,7 +83,7 @@ async def measure_by_hand(
             },
             gate=found.gate,
             ledger=evaluation.ledger,
-            wall_seconds=clock() - started,
+            wall_seconds=evaluation.seconds,
             proposer="none",
             generations=(),
             reason="The prompt was written by hand; nothing was searched.",

@@ -45,7 +45,6 @@ async def search(
     """
     _check(spec)
     spec = with_calls(spec)
-    started = clock()
     async with Evaluation.open(spec, clock=clock, on_event=on_event, backends=backends) as evaluation:
         plan = plan_for(spec)
         holdout = Holdout(spec, run=evaluation.nonce("holdout"))
@@ -75,7 +74,7 @@ async def search(
             },
             gate=confirmation.gate,
             ledger=evaluation.ledger,
-            wall_seconds=clock() - started,
+            wall_seconds=evaluation.seconds,
             proposer=found.proposer,
             generations=found.generations,
             reason=found.reason,

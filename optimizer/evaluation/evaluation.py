@@ -107,6 +107,7 @@ class Evaluation:
         async with AsyncExitStack() as stack:
             journal = journal_of(spec)
             stack.callback(journal.close)
+            journal.opened(clock())
             for role, model in specs.items():
                 if role not in opened:
                     endpoint = endpoint_of(model)
@@ -243,6 +244,11 @@ class Evaluation:
     def clock(self) -> Callable[[], float]:
         """The clock that was handed in: seconds since the epoch."""
         return self._clock
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that this run has worked, those of earlier sessions among them and the time between them not."""
+        return self._journal.worked(self._clock())
 
     @property
     def ledger(self) -> Ledger:

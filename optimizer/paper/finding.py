@@ -139,7 +139,6 @@ async def found_prompt(
 
 async def followed(spec: SearchSpec, *, clock: Callable[[], float], on_event: OnEvent, backends: Backends) -> Outcome:
     """Run the search of ``spec`` without its confirmation; the curve is what it told on its way."""
-    started = clock()
     curve: list[Step] = []
     bests: list[str] = []
 
@@ -151,7 +150,7 @@ async def followed(spec: SearchSpec, *, clock: Callable[[], float], on_event: On
 
     async with Evaluation.open(spec, clock=clock, on_event=listen, backends=backends) as evaluation:
         found = await find(spec, evaluation, plan_for(spec))
-        ledger = evaluation.ledger
+        ledger, seconds = evaluation.ledger, evaluation.seconds
         evaluation.finished()
     base, optimizer = ledger.roles.get("base"), ledger.roles.get("optimizer")
     return Outcome(
@@ -161,7 +160,7 @@ async def followed(spec: SearchSpec, *, clock: Callable[[], float], on_event: On
         requested_calls=base.requested if base else 0,
         optimizer_calls=optimizer.paid if optimizer else 0,
         fresh_calls=sum(row.paid - row.replayed for row in ledger.roles.values()),
-        wall_seconds=clock() - started,
+        wall_seconds=seconds,
         curve=tuple(curve),
         user_prompts=tuple(bests) if spec.method == "protegi" else (),
     )

@@ -25,7 +25,7 @@ from optimizer.run.journal import Journal
 
 
 class CellResult(Record, frozen=True, kw_only=True):
-    """A finished cell as its file says."""
+    """A finished cell as its file says. ``seconds`` are those of all its sessions, ``fresh_calls`` of the last one."""
 
     outcome: Outcome
     rows: tuple[RawRow, ...] = ()
@@ -48,6 +48,7 @@ class Ledger(Record, frozen=True, kw_only=True):
 
     ``calls`` and ``roles`` count all that was ever paid for in this home, unfinished cells included;
     ``estimated_calls`` is the most that was foreseen for the finished cells; ``left_out`` says why a cell has no rows.
+    ``seconds`` are those of the finished cells, over all their sessions.
     """
 
     cells: int = 0

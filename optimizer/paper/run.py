@@ -21,6 +21,7 @@ from optimizer.paper.methods import PUBLISHED_LOOPS
 from optimizer.paper.protocol import GLOBAL, Cell, Protocol, cells_of, sources_of, unseen_of
 from optimizer.paper.raw import RawRow, Step, write_lines
 from optimizer.paper.rows import Fetch, load
+from optimizer.paper.sessions import begin, worked
 from optimizer.paper.user_prompts import UserPrompts, guessed, own_wordings, read_user_prompts
 from optimizer.records import Event, Models, SearchTask
 from optimizer.steps.racing import CHARACTERS_PER_TOKEN
@@ -58,18 +59,21 @@ class Run:
             if self.result(cell) is not None:
                 continue
             self.say(f"[{number}/{len(cells)}] {cell.title}: up to {estimates[cell].calls:,} calls")
+            began = self.clock()
             done = await self._run(cell)
             write_lines(self._file(cell), [done])
-            spent_calls, spent_seconds = spent_calls + done.fresh_calls, spent_seconds + done.seconds
+            now_spent = self.clock() - began  # of this session alone, as its fresh calls are
+            spent_calls, spent_seconds = spent_calls + done.fresh_calls, spent_seconds + now_spent
             waiting = sum(estimates[c].calls for c in cells[number:] if self.result(c) is None)
-            self.say(f"    {_told(done)}; {_left(waiting, spent_calls, spent_seconds)}")
+            self.say(f"    {_told(done, now_spent)}; {_left(waiting, spent_calls, spent_seconds)}")
             finished += estimates[cell].calls
             self.at_cell(finished, ahead)
             self._publish(cells, estimates)
         return self.rows(cells)
 
-    async def _run(self, cell: Cell) -> CellResult:
-        started = self.clock()
+    async def _run(self, cell: Cell, within: str = "") -> CellResult:
+        home, name = self.protocol.home, self._file(cell).stem
+        begin(home, name, self.clock(), within=within)
         try:
             outcome = await self._found(cell)
             found = await (self._adapted(cell, outcome) if cell.adapted else self._measured(cell, outcome))
@@ -77,7 +81,10 @@ class Run:
             return CellResult(outcome=Outcome(prompt="", reason=str(why)), left_out=str(why))
         rows, fresh = found
         return CellResult(
-            outcome=outcome, rows=tuple(rows), seconds=self.clock() - started, fresh_calls=fresh + outcome.fresh_calls
+            outcome=outcome,
+            rows=tuple(rows),
+            seconds=worked(home, name, self.clock()),
+            fresh_calls=fresh + outcome.fresh_calls,
         )
 
     async def _found(self, cell: Cell) -> Outcome:
@@ -88,7 +95,7 @@ class Run:
         if cell != origin:
             before = self.result(origin)
             if before is None:
-                before = await self._run(origin)
+                before = await self._run(origin, within=self._file(cell).stem)
                 write_lines(self._file(origin), [before])
             if before.left_out:
                 raise RunBlocked(before.left_out)
@@ -290,12 +297,12 @@ def _sizes(protocol: Protocol) -> str:
     return f"N={s.iterations} m={s.user_candidates} k={s.user_keep} C={s.system_candidates} n={s.train_size}"
 
 
-def _told(done: CellResult) -> str:
+def _told(done: CellResult, seconds: float) -> str:
     if done.left_out:
         return f"left out: {done.left_out}"
     unseen = [row.score for row in done.rows if row.role == "unseen"]
     shown = f"mean of unseen tasks {100 * sum(unseen) / len(unseen):.1f}" if unseen else f"{len(done.rows)} rows"
-    return f"{shown}, {done.fresh_calls:,} calls in {done.seconds:,.0f} s"
+    return f"{shown}, {done.fresh_calls:,} calls in {seconds:,.0f} s"
 
 
 def _left(calls: int, spent_calls: int, spent_seconds: float) -> str:

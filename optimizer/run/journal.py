@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ create table if not exists calls (
 );
 create table if not exists notes (name text primary key, value blob not null) without rowid;
 create table if not exists events (seq integer primary key, event blob not null);
+create table if not exists sessions (seq integer primary key, opened real not null);
 """
 _FORMAT = 1
+PAUSE = 600.0
+"""Seconds without a reply that count as a pause, where no session was noted (journals of earlier versions)."""
 _LOOKUP_WIDTH = 500  # SQLite's oldest limit on bound values is 999
 
 Kept = tuple[bytes, str, str, Completion, float]
@@ -115,6 +119,37 @@ class Journal:
         with self._translated("read"):
             rows = self._db.execute(query).fetchall()
         return {role: (calls, tokens_in or 0, tokens_out or 0) for role, calls, tokens_in, tokens_out in rows}
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    def opened(self, at: float) -> None:
+        """Note that a session begins at ``at`` (seconds since the epoch)."""
+        with self._translated("written"):
+            self._db.execute("insert into sessions (opened) values (?)", (at,))
+
+    def last_call(self, since: float, until: float) -> float | None:
+        """When the last reply of ``since <= at < until`` came; None when there is none."""
+        with self._translated("read"):
+            row = self._db.execute("select max(at) from calls where at >= ? and at < ?", (since, until)).fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def worked(self, now: float) -> float:
+        """Seconds worked until ``now`` in all sessions: each earlier one from its opening to its last reply.
+
+        Replies from before the first noted session (an earlier version kept them) count from one to the next, save for
+        gaps longer than ``PAUSE``.
+        """
+        with self._translated("read"):
+            openings = [float(at) for (at,) in self._db.execute("select opened from sessions order by seq")]
+            first = openings[0] if openings else now
+            before = [
+                float(at) for (at,) in self._db.execute("select at from calls where at < ? order by at", (first,))
+            ]
+        seconds = sum(gap for one, two in pairwise(before) if (gap := two - one) <= PAUSE)
+        for opening, following in pairwise(openings):
+            last = self.last_call(opening, following)
+            seconds += 0.0 if last is None else last - opening
+        return seconds + (max(0.0, now - openings[-1]) if openings else 0.0)
 
     # --- notes: small named values -----------------------------------------------------------------------------------
 

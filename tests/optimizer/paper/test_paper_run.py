@@ -15,7 +15,9 @@ from optimizer.paper.methods import FAITHFUL
 from optimizer.paper.protocol import cells_of, load_protocol
 from optimizer.paper.raw import RawRow, read_prompts, read_raw
 from optimizer.paper.run import Run
+from optimizer.paper.sessions import begin, worked
 from optimizer.records import Completion, Request
+from optimizer.run.journal import Journal
 from tests.optimizer.paper.world import MODELS, backends, change, needs_rule, right, write_world
 
 FIELDS = [
@@ -117,6 +119,73 @@ async def test_a_killed_run_goes_on_and_pays_for_nothing_twice(tmp_path: Path) -
     idle = backends(needs_rule)
     assert await run_of(path, idle).all() == rows
     assert not asked(idle, "base") and not asked(idle, "optimizer")
+
+
+class Watch:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Slow:
+    """A model that takes a second for every call and may go away for good after some."""
+
+    concurrency, retries = 1, 0
+
+    def __init__(self, watch: Watch, model: Any, dies_after: int = 1_000_000) -> None:
+        self.watch, self.model, self.left, self.identity = watch, model, dies_after, model.identity
+
+    async def complete(self, request: Request) -> Completion:
+        if self.left == 0:
+            raise EndpointDown("The model is away.")
+        self.left -= 1
+        self.watch.now += 1.0
+        return await self.model.complete(request)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def timed(path: Path, watch: Watch, dies_after: int = 1_000_000) -> None:
+    models = backends(needs_rule)
+    slow = {role: Slow(watch, model, dies_after) for role, model in models.items()}
+    await Run(load_protocol(path), clock=watch, say=lambda _: None, backends=slow).all()
+
+
+@pytest.mark.parametrize("methods", [[FAITHFUL], ["metaspo"]])
+async def test_a_resumed_cell_has_the_seconds_of_all_its_sessions(tmp_path: Path, methods: list[str]) -> None:
+    whole, killed, watch = tmp_path / "whole", tmp_path / "killed", Watch()
+    for folder in (whole, killed):
+        change(write_world(folder), methods=methods, adapt=methods)
+    await timed(whole / "paper.yaml", watch)
+    for _ in range(3):  # searching, measuring and adapting are each cut off somewhere
+        with pytest.raises(EndpointDown):
+            await timed(killed / "paper.yaml", watch, dies_after=60)
+        watch.now += 50_000
+    await timed(killed / "paper.yaml", watch)
+    told = [json.loads((folder / "home" / "ledger.json").read_text()) for folder in (whole, killed)]
+    assert told[0]["seconds"] == told[0]["calls"] > 200
+    assert told[1]["seconds"] == pytest.approx(told[0]["seconds"], abs=8)  # a call in the air when it was cut off
+    for one, other in zip(run_rows(whole), run_rows(killed), strict=True):
+        assert other["wall_seconds"] == pytest.approx(one["wall_seconds"], abs=4), one["task"]
+    assert max(row["wall_seconds"] for row in run_rows(killed)) > 20
+
+
+async def test_sessions_that_other_cells_followed_and_lines_cut_short_are_read(tmp_path: Path) -> None:
+    for cell, at in (("a", 10.0), ("b", 20.0), ("a", 500.0)):
+        begin(tmp_path, cell, at)
+    journal = Journal(tmp_path / "x.journal")
+    journal.keep(*((bytes([i]) * 20, "base", "", Completion(text="x"), at) for i, at in enumerate((12.0, 19.0, 70.0))))
+    journal.close()
+    with (tmp_path / "sessions.jsonl").open("a") as file:
+        file.write('{"cell": "a", "at"')
+    assert worked(tmp_path, "a", 507.0) == 9.0 + 7.0
+    begin(tmp_path, "b", 600.0)
+    assert worked(tmp_path, "b", 600.0) == 50.0 and worked(tmp_path, "c", 600.0) == 0.0
 
 
 async def test_a_second_seed_of_a_fixed_prompt_costs_nothing(tmp_path: Path) -> None:

@@ -179,3 +179,30 @@ def test_looking_up_does_not_load_the_journal(tmp_path: Path) -> None:
     assert key(19_999) in journal.find([key(19_999)])
     assert time.perf_counter() - began < 5.0
     journal.close()
+
+
+def kept(journal: Journal, *times: float) -> None:
+    journal.keep(*((key(int(at * 10)), "base", "", REPLY, at) for at in times))
+
+
+def test_seconds_worked_are_those_of_all_sessions_and_not_those_between(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    for opening, replies in ((100.0, (105.0, 130.0)), (9_000.0, ()), (20_000.0, (20_004.0,))):
+        journal = Journal(path)
+        journal.opened(opening)
+        kept(journal, *replies)
+        assert journal.worked(opening + 50) == 50 + (30 if opening > 100 else 0)
+        journal.close()
+
+
+def test_a_journal_of_before_sessions_were_noted_counts_from_reply_to_reply(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    journal = Journal(path)
+    journal._db.execute("drop table sessions")  # as an earlier version wrote it
+    kept(journal, 100.0, 130.0, 5_000.0, 5_010.0)
+    journal.close()
+    journal = Journal(path)
+    assert journal.count() == 4 and journal.worked(9_000.0) == 30 + 10
+    journal.opened(9_000.0)
+    assert journal.worked(9_007.0) == 30 + 10 + 7
+    journal.close()
