@@ -36,14 +36,28 @@ _CHANGES = (
 
 
 class _RunByDefault(click.Group):
-    """A group whose command is ``run`` when the first word is none of its commands."""
+    """A group whose command is ``run`` when the first word is none of its commands. Options may stand before it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        before = self._options_before(args)
+        if before and before < len(args) and args[before] in self.commands:
+            args = [args[before], *args[:before], *args[before + 1 :]]
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
             if args and not Path(args[0]).exists() and (close := get_close_matches(args[0], self.commands, n=1)):
                 raise click.UsageError(f"There is no command or file {args[0]!r}. Did you mean {close[0]!r}?", ctx)
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def _options_before(self, args: list[str]) -> int:
+        """How many of ``args`` are options and their values, before the first other word."""
+        options = [param for command in self.commands.values() for param in command.params]
+        valued = {
+            name for param in options if isinstance(param, click.Option) and not param.is_flag for name in param.opts
+        }
+        place = 0
+        while place < len(args) and args[place].startswith("-"):
+            place += 2 if args[place] in valued else 1
+        return place
 
 
 def _changed(command: Any) -> Any:
@@ -73,6 +87,10 @@ def init(file: Path) -> None:
 
     if file.exists():
         raise click.ClickException(f"{file} is there already: it was left as it is.")
+    if not file.parent.is_dir():
+        raise click.ClickException(
+            f"The folder {file.parent} is missing: make it with `mkdir -p {file.parent}`, or name a file elsewhere."
+        )
     file.write_text(EXAMPLE, encoding="utf-8")
     click.echo(f"{file} is written. Name your models in it, then: metaspo paper estimate {file}")
 

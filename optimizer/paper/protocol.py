@@ -15,6 +15,7 @@ from optimizer.errors import SearchFileError
 from optimizer.paper.catalogue import PAPER_DOMAINS, PaperTask, catalogue, domain_tasks, pick
 from optimizer.paper.methods import DEFAULT_METHODS, FIXED, check_method
 from optimizer.paper.names import nearest
+from optimizer.paper.user_prompts import OWN
 from optimizer.records import LoopSizes, Models, ModelSpec, Record
 from optimizer.search_file import ModelSettings, ModelsSettings, model_from, models_from
 from optimizer.settings import Settings
@@ -40,6 +41,10 @@ user_prompts_by: optimizer         # own: ten plain wordings, no optimizer model
 ask: all                           # rotate: question i under user prompt i mod 10, a tenth of the calls
 budget_calls: 6000                 # of metaspo and sprig; gepa gets the base calls that metaspo asked for
 adapt: [default, metaspo]          # test-time adaptation under these methods' prompts; [] leaves it out
+# seed_prompt: You are a helpful assistant.   # the start prompt of every search
+# fewer: false                     # true: take what there is where a task has fewer rows than asked
+# measure_sources: true            # false: the found prompts are measured on unseen tasks alone
+# skip: []                         # names of tasks to leave out of their domains
 """
 
 
@@ -194,13 +199,16 @@ def load_protocol(
     for name, value in (changes or {}).items():
         setattr(told, name, _some_domains(told, value) if name == "domains" else value)
     settings = Settings.from_env(env)
-    for name in ("train_rows", "test_rows", "user_prompts", "budget_calls"):
-        if getattr(told, name) < 1:
-            raise SearchFileError(f"{path}: {name} is {getattr(told, name)}. It must be at least 1.")
+    _check_numbers(path, told)
     if not (told.seeds and told.methods and told.domains and told.scopes):
         raise SearchFileError(f"{path}: name at least one domain, one method, one scope and one seed.")
     for method in (*told.methods, *told.adapt):
         check_method(method)
+    if "constant" in told.adapt:
+        raise SearchFileError(
+            f"{path}: adapt names constant, which answers without a model: there is no prompt to adapt. Take it out of "
+            "adapt; it stays a row of `methods`."
+        )
     models = models_from(path, told.models, env, settings)
     if told.user_prompts_by == "optimizer" and models.optimizer is None:
         raise SearchFileError(f"{path}: user_prompts_by is optimizer and there is none: add it or set it to own.")
@@ -212,7 +220,7 @@ def load_protocol(
         data=_beside(path, told.data) if told.data else None,
         methods=tuple(dict.fromkeys(told.methods)),
         scopes=tuple(dict.fromkeys(told.scopes)),
-        source_counts=tuple(told.source_counts),
+        source_counts=tuple(dict.fromkeys(told.source_counts)),
         adapt=tuple(dict.fromkeys(told.adapt)),
         other_bases=tuple(others),
         seeds=tuple(dict.fromkeys(told.seeds)),
@@ -228,6 +236,25 @@ def load_protocol(
         sizes=msgspec.convert(msgspec.to_builtins(told.sizes), LoopSizes),
         home=Path(told.home),
     )
+
+
+def _check_numbers(path: Path, told: _PaperFile) -> None:
+    """Raise ``SearchFileError`` for a number that no run can have."""
+    numbers = {name: getattr(told, name) for name in ("train_rows", "test_rows", "user_prompts", "budget_calls")}
+    numbers |= {f"sizes.{name}": getattr(told.sizes, name) for name in LoopSizes.__struct_fields__}
+    for name, value in numbers.items():
+        if value < 1:
+            raise SearchFileError(f"{path}: {name} is {value}. It must be at least 1.")
+    for count in told.source_counts:
+        if count < 1:
+            raise SearchFileError(
+                f"{path}: source_counts holds {count}. Each is a number of source tasks to learn from, 1 or more."
+            )
+    if told.user_prompts_by == "own" and told.user_prompts > OWN:
+        raise SearchFileError(
+            f"{path}: user_prompts is {told.user_prompts} and there are {OWN} own wordings: set `user_prompts: {OWN}`, "
+            "or name an optimizer model and set `user_prompts_by: optimizer`."
+        )
 
 
 def _some_domains(told: _PaperFile, names: list[str]) -> list[str] | dict[str, _Domain]:
