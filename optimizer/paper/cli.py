@@ -166,6 +166,7 @@ def estimate(
 def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
     """Run FILE (paper.yaml), going on where it was stopped; ends with the tables."""
     from optimizer.follow import Follower
+    from optimizer.paper.keeping import read_ledger
     from optimizer.paper.page import report_page
     from optimizer.paper.run import Run
     from optimizer.records import Event
@@ -193,7 +194,8 @@ def run(file: Path, verbose: bool, as_json: bool, **changes: Any) -> None:
             f"Stopped. Nothing paid for is lost: the same command goes on, and `metaspo paper report "
             f"{protocol.home / 'raw.jsonl'}` shows what there is."
         ) from None
-    click.echo(json_text(msgspec.to_builtins(rows)) if as_json else report_page(rows))
+    ledger = read_ledger(protocol.home / "ledger.json")
+    click.echo(json_text(msgspec.to_builtins(rows)) if as_json else report_page(rows, ledger=ledger))
     sys.stderr.write(f"raw results: {protocol.home / 'raw.jsonl'}\n")
 
 
@@ -228,15 +230,17 @@ def judge(file: Path, rows: int, every: bool, as_json: bool, **changes: Any) -> 
 @_JSON
 @told
 def report(raw: Path, as_published: bool, out: Path | None, as_json: bool) -> None:
-    """Make every table and figure from RAW, the raw results of a run, finished or not."""
+    """Make every table and figure from RAW, the raw results of a run, finished or not, with the ledger beside it."""
+    from optimizer.paper.keeping import read_ledger
     from optimizer.paper.page import report_dict, report_page, write_report
     from optimizer.paper.raw import read_prompts, read_raw
 
     rows, prompts = read_raw(raw), read_prompts(raw.parent / "prompts.jsonl")
+    ledger = read_ledger(raw.parent / "ledger.json")
     if out is not None:
-        for path in write_report(out, rows, prompts, as_published=as_published):
+        for path in write_report(out, rows, prompts, as_published=as_published, ledger=ledger):
             click.echo(f"written: {path}", err=True)
     if as_json:
-        click.echo(json_text(report_dict(rows, as_published=as_published)))
+        click.echo(json_text(report_dict(rows, as_published=as_published, ledger=ledger)))
     else:
-        click.echo(report_page(rows, prompts, as_published=as_published))
+        click.echo(report_page(rows, prompts, as_published=as_published, ledger=ledger))

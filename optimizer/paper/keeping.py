@@ -129,6 +129,16 @@ def publish(protocol: Protocol, done: Mapping[Cell, CellResult], *, cells: int, 
     write_lines(home / "ledger.json", [ledger])
 
 
+def read_ledger(path: Path) -> Ledger | None:
+    """The ledger beside raw results, None when there is none. Raises ``DataError`` for a damaged one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Ledger)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError(f"{path} is no ledger ({error}): remove it, the next `metaspo paper run` writes it.") from error
+
+
 def sha256_of(text: str) -> str:
     """The hex SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()

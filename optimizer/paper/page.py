@@ -15,6 +15,7 @@ from optimizer.paper.beside import as_published as quirky_tables
 from optimizer.paper.beside import beside_published
 from optimizer.paper.estimate import CellEstimate, Pace
 from optimizer.paper.figures import figures
+from optimizer.paper.keeping import Ledger
 from optimizer.paper.paired import paired
 from optimizer.paper.raw import FoundPrompt, RawRow
 from optimizer.paper.shown import Shown, Table, Value, label_of
@@ -39,26 +40,39 @@ def all_tables(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[st
     return made
 
 
-def report_page(rows: Sequence[RawRow], prompts: Sequence[FoundPrompt] = (), *, as_published: bool = False) -> str:
-    """The report as Markdown."""
-    return "\n".join(_page(rows, prompts, as_published)) + "\n"
+def report_page(
+    rows: Sequence[RawRow],
+    prompts: Sequence[FoundPrompt] = (),
+    *,
+    as_published: bool = False,
+    ledger: Ledger | None = None,
+) -> str:
+    """The report as Markdown, with what it cost where ``ledger`` is known."""
+    cost = ["", ledger_page(ledger)] if ledger is not None else []
+    return "\n".join([*_page(rows, prompts, as_published), *cost]) + "\n"
 
 
-def report_dict(rows: Sequence[RawRow], *, as_published: bool = False) -> dict[str, Any]:
+def report_dict(rows: Sequence[RawRow], *, as_published: bool = False, ledger: Ledger | None = None) -> dict[str, Any]:
     """The report as plain JSON values: scores are 0..1."""
     made = all_tables(rows, as_published=as_published)
-    return {"about": _about(rows), "tables": {protocol: msgspec.to_builtins(found) for protocol, found in made.items()}}
+    told = {"about": _about(rows), "tables": {name: msgspec.to_builtins(found) for name, found in made.items()}}
+    return told if ledger is None else {**told, "ledger": msgspec.to_builtins(ledger)}
 
 
 def write_report(
-    folder: Path, rows: Sequence[RawRow], prompts: Sequence[FoundPrompt] = (), *, as_published: bool = False
+    folder: Path,
+    rows: Sequence[RawRow],
+    prompts: Sequence[FoundPrompt] = (),
+    *,
+    as_published: bool = False,
+    ledger: Ledger | None = None,
 ) -> list[Path]:
     """Write report.md, report.json, one CSV per table and the figures into ``folder``; the paths written."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = all_figures(rows)
-    page = report_page(rows, prompts, as_published=as_published)
+    page = report_page(rows, prompts, as_published=as_published, ledger=ledger)
     page += "".join(f"\n![{name.replace('_', ' ')}]({name}.svg)\n" for name in drawn)
-    encoded = msgspec.json.format(msgspec.json.encode(report_dict(rows, as_published=as_published)))
+    encoded = msgspec.json.format(msgspec.json.encode(report_dict(rows, as_published=as_published, ledger=ledger)))
     files = {"report.md": page, "report.json": encoded.decode() + "\n"}
     made = all_tables(rows, as_published=as_published)
     for protocol, found in made.items():
@@ -104,6 +118,28 @@ def prompts_page(prompts: Sequence[FoundPrompt], rows: Sequence[RawRow]) -> str:
         else:
             lines[-1] += " The same prompt as above."
         shown.add(found.sha256)
+    return "\n".join(lines)
+
+
+def ledger_page(ledger: Ledger) -> str:
+    """What the run of these results was paid for, role by role, and the cells that it left out, with the reason."""
+    lines = [
+        "### The ledger",
+        "",
+        f"{ledger.finished:,} of {ledger.cells:,} cells are finished in {ledger.seconds:,.0f} s "
+        f"({ledger.seconds / 3600:.1f} hours); for these at most {ledger.estimated_calls:,} calls were foreseen. "
+        f"Paid for in this home, unfinished cells included: {ledger.calls:,} calls.",
+    ]
+    if ledger.roles:
+        lines += ["", "| role | calls | tokens in | tokens out | USD |", "|---|---|---|---|---|"]
+    for role, spent in ledger.roles.items():
+        counted = (spent.tokens_in, spent.tokens_out)
+        tokens = " | ".join(f"{number:,}" if any(counted) else "-" for number in counted)
+        usd = "-" if spent.usd is None else f"{spent.usd:,.2f}"
+        lines.append(f"| {role.replace('_', ' ')} | {spent.calls:,} | {tokens} | {usd} |")
+    if ledger.left_out:
+        lines += ["", f"Left out, {len(ledger.left_out):,} of the finished cells:", ""]
+        lines += [f"- {title}: {why}" for title, why in ledger.left_out.items()]
     return "\n".join(lines)
 
 

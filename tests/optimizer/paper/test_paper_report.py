@@ -16,6 +16,7 @@ from metaspo import cli
 from optimizer.errors import DataError
 from optimizer.paper.beside import published
 from optimizer.paper.figures import figures
+from optimizer.paper.keeping import Ledger, Spent
 from optimizer.paper.page import report_page, write_report
 from optimizer.paper.paired import paired
 from optimizer.paper.quirks import extracted, published_score, union_f1
@@ -166,6 +167,26 @@ def test_a_later_row_replaces_an_earlier_one_of_the_same_cell(tmp_path: Path) ->
     path.write_text("{}\n")
     with pytest.raises(DataError, match=r"raw\.jsonl:1: no raw result"):
         read_raw(path)
+
+
+def test_the_ledger_stands_in_the_report_with_the_cells_left_out(tmp_path: Path) -> None:
+    roles = {"base": Spent(calls=900, tokens_in=12_000, tokens_out=3_000, usd=1.5),
+             "judge": Spent(calls=4, tokens_in=0, tokens_out=0, usd=None)}  # fmt: skip
+    left = {"medical, gepa, seed 1": "Method gepa needs the extra."}
+    ledger = Ledger(cells=5, finished=3, calls=904, estimated_calls=2_000, seconds=5_400.0, roles=roles, left_out=left)
+    write_lines(tmp_path / "raw.jsonl", [row()])
+    assert "ledger" not in run("report", str(tmp_path / "raw.jsonl")).output
+    write_lines(tmp_path / "ledger.json", [ledger])
+    page = run("report", str(tmp_path / "raw.jsonl"), "--out", str(tmp_path / "out")).stdout
+    assert "3 of 5 cells are finished in 5,400 s (1.5 hours); for these at most 2,000 calls were foreseen" in page
+    assert "| base | 900 | 12,000 | 3,000 | 1.50 |" in page and "| judge | 4 | - | - | - |" in page
+    assert "- medical, gepa, seed 1: Method gepa needs the extra." in page
+    assert "### The ledger" in (tmp_path / "out" / "report.md").read_text()
+    told = json.loads(run("report", str(tmp_path / "raw.jsonl"), "--json").stdout)
+    assert told["ledger"]["roles"]["base"]["calls"] == 900 and told["ledger"]["left_out"] == left
+    (tmp_path / "ledger.json").write_text("{")
+    broken = run("report", str(tmp_path / "raw.jsonl"))
+    assert broken.exit_code == 1 and "is no ledger" in broken.output
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
