@@ -122,7 +122,7 @@ def test_a_killed_search_resumes_to_the_same_result(file: Path, tmp_path: Path) 
 
     home = tmp_path / "killed"
     with subprocess.Popen(command(home), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as victim:
-        while paid(home) < 60_000 and victim.poll() is None:
+        while paid(home) < 90_000 and victim.poll() is None:
             time.sleep(0.005)
         os.kill(victim.pid, signal.SIGKILL)
     refused = subprocess.run(command(home), cwd=ROOT, capture_output=True, text=True, timeout=60)
