@@ -14,7 +14,6 @@ import msgspec
 if TYPE_CHECKING:
     from optimizer.gate.decision import GateResult
 
-JudgeKind = Literal["exact", "choice", "number", "contains", "f1", "macro_f1", "json_schema", "math", "rubric"]
 ModelRole = Literal["base", "optimizer", "judge", "audit_judge"]
 TaskRole = Literal["source", "unseen"]
 Split = Literal["reflect", "select", "holdout"]
@@ -69,8 +68,8 @@ class Example(Record, frozen=True, kw_only=True):
 
 
 class JudgeSpec(Record, frozen=True, kw_only=True):
-    """How an answer is scored. ``labels`` fix the choices, ``rubric`` is a list of yes/no criteria, ``schema`` a JSON
-    schema.
+    """How an answer is scored. ``kind`` is the name of a judge (``optimizer.judges.registry``), ``labels`` fix the
+    choices, ``rubric`` is a list of yes/no criteria, ``schema`` a JSON schema.
 
     ``lenient`` lets a choice judge take the first label that the reply names, for models that obey no format.
     ``require_tags`` makes an answer without ``<answer>`` tags malformed; otherwise a bare answer counts as well.
@@ -78,7 +77,7 @@ class JudgeSpec(Record, frozen=True, kw_only=True):
     makes the score 0.
     """
 
-    kind: JudgeKind = "exact"
+    kind: str = "exact"
     labels: tuple[str, ...] = ()
     rubric: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()

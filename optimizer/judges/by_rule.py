@@ -6,11 +6,13 @@ from collections import Counter
 from decimal import Decimal
 
 from optimizer.judges import answers
+from optimizer.judges.registry import metric
 from optimizer.records import Example, JudgeSpec, Verdict
 
 _RELATIVE = Decimal("1e-6")
 
 
+@metric("exact", "choice", "macro_f1", "number", "contains", "f1")
 class ByRule:
     """Scores the given answer against ``example.answers``: the best match of any reference counts."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optimizer.judges import answers
+from optimizer.judges.registry import metric
 from optimizer.records import Example, JudgeSpec, Verdict
 
 _LONGEST = 400
@@ -30,6 +31,7 @@ _FUNCTIONS = {"sqrt", "sin", "cos", "tan", "log", "ln", "exp", "abs"}
 _CONSTANTS = {"pi", "e", "i", "infty", "oo"}
 
 
+@metric("math")
 class MathsJudge:
     """1 when the answer equals any reference as mathematics (or as text), else 0. An unreadable answer is malformed."""
 

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from optimizer.judges.judge import Nonce
+from optimizer.judges.registry import metric
 from optimizer.judges.structured import last_json
 from optimizer.records import Completion, Example, JudgeSpec, Request, Verdict
 
@@ -50,6 +51,7 @@ _FORM = (
 )
 
 
+@metric("rubric")
 class RubricJudge:
     """Asks a judge model for the criteria's verdicts and computes the share of their weight that holds."""
 

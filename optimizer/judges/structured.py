@@ -11,11 +11,13 @@ from jsonschema.exceptions import SchemaError
 
 from optimizer.errors import DataError
 from optimizer.judges import answers
+from optimizer.judges.registry import metric
 from optimizer.records import Example, JudgeSpec, Verdict
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
 
 
+@metric("json_schema")
 class SchemaJudge:
     """Valid JSON of the schema scores 1. Where an example's answer is itself a JSON object, the score is the share of
     its members that the reply has with the same value."""

@@ -14,8 +14,9 @@ import msgspec
 import yaml
 
 from optimizer.errors import DataError
+from optimizer.judges.registry import metric_file, metrics, spec_of
 from optimizer.paper.names import nearest
-from optimizer.records import SLOT
+from optimizer.records import SLOT, JudgeSpec
 
 BUILT_IN = Path(__file__).parent / "tasks"
 PAPER_DOMAINS = ("medical", "reviews", "reasoning", "safety", "grounding")
@@ -25,10 +26,18 @@ Quirk = Literal["", "option_letter", "first_integer", "bbh_option", "bbh_text", 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the rows come from: a data set of the ``datasets`` library and how one of its rows becomes one of ours.
 
+    ``id`` is a data set of the hub whose files are plain (the library runs no data set's own script any more), or a
+    local folder of such files. ``files`` names them by split where the hub does not know which is which, or where they
+    lie elsewhere: paths inside the data set, at ``revision``, or whole addresses. ``format`` says what the files are,
+    ``options`` goes to the library's reader of that format, and ``checked`` says how all this is known.
+
     ``question`` is a template over the row's fields (``{passage}``, ``{choices[0]}``). ``answer`` names the field of
     the reference (a dotted path reaches inside), or is a template when it holds braces; ``map`` translates its values;
     ``pick`` is a regular expression whose last match is the answer. A list gives several references, any of which is
-    right. ``where`` keeps rows whose fields have one of the given values, ``contains`` rows that hold one of the words.
+    right. ``solution`` is a field or template of a worked answer, for tasks that a judge model scores: a further right
+    answer, which the judge is not shown as its reference.
+
+    ``where`` keeps rows whose fields have one of the given values, ``contains`` rows that hold one of the words.
     When ``test`` names the same split as ``train`` the rows are shared out by the hash of the question. ``pairs`` turns
     one row into several (field -> answer), each with its field's text as ``{text}``. ``class_names`` names a field
     whose numbers stand for the names of its classes.
@@ -42,6 +51,12 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: str | None = None
     data_dir: str | None = None
     class_names: str = ""
+    format: Literal["", "csv", "json", "parquet"] = ""
+    files: dict[str, str | list[str]] = {}
+    revision: str | None = None
+    options: dict[str, Any] = {}
+    checked: str = ""
+    solution: str = ""
     map: dict[str, str] = {}
     pick: str = ""
     where: dict[str, list[str]] = {}
@@ -66,6 +81,11 @@ class PaperTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows_of: str = ""
     """The task whose local folder holds the rows (a ``_judged`` variant asks the same questions)."""
     notes: str = ""
+
+    @property
+    def judged_by(self) -> JudgeSpec:
+        """How an answer is scored. Raises ``DataError`` for a metric or a ``judge`` that does not exist."""
+        return spec_of(self.metric, self.labels, self.judge)
 
     @property
     def initial_prompt(self) -> str:
@@ -93,9 +113,39 @@ def read_task_file(path: Path) -> PaperTask:
         task = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), PaperTask)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
         raise DataError(f"{path}: no task file ({str(error).splitlines()[0]}).") from error
+    _check_metric(task, path)
+    _check_files(task, path)
     if task.suffix.count(SLOT) != 1 or SLOT in task.prompt:
         raise DataError(f"{path}: `suffix` must hold the slot {SLOT} exactly once, and `prompt` not at all.")
     return task
+
+
+def _check_metric(task: PaperTask, path: Path) -> None:
+    """See to it that the metric exists; one of a user's own is ``<metric>.py`` beside the task file, and is run."""
+    own = path.parent / f"{task.metric}.py"
+    try:
+        if task.metric.isidentifier() and own.is_file():
+            metric_file(own, task.metric)
+        _ = task.judged_by
+    except DataError as error:
+        hint = ""
+        if task.metric not in metrics():
+            hint = f" A metric of your own is a class in {own.name} beside this file (docs/paper.md, Add a task)."
+        raise DataError(f"{path}: {error}{hint}") from error
+
+
+def _check_files(task: PaperTask, path: Path) -> None:
+    origin = task.dataset
+    if origin is None or not origin.files:
+        return
+    if not origin.format:
+        raise DataError(f"{path}: `dataset` names files and not what they are: add `format: csv`, json or parquet.")
+    for split in (origin.train, origin.test):
+        if split not in origin.files:
+            raise DataError(
+                f"{path}: `dataset: files` has no entry for the split {split!r}: add one, or let `train` and `test` "
+                f"name one of {', '.join(origin.files)}."
+            )
 
 
 def pick(tasks: Mapping[str, PaperTask], names: Iterable[str]) -> list[PaperTask]:

@@ -41,6 +41,9 @@ def _converted(row: Mapping[str, Any], origin: Origin) -> Iterator[dict[str, Any
         return
     answers = _answers(row, origin)
     question = _fill(origin.question, row, origin).strip()
+    if answers and origin.solution:
+        told = origin.solution
+        answers += [str(_fill(told, row, origin) if "{" in told else _reach(row, told, origin)).strip()]
     if question and answers:
         yield {"question": question, "answer": answers[0], **({"answers": answers} if len(answers) > 1 else {})}
 
@@ -101,6 +104,8 @@ class _Template(string.Formatter):
     """``str.format`` that writes a list one item a line, and a list of lists one inner list a line."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            return ""
         if isinstance(value, list | tuple):
             return "\n".join(
                 " ".join(map(str, item)) if isinstance(item, list | tuple) else str(item) for item in value

@@ -20,7 +20,7 @@ from optimizer.draws import stream
 from optimizer.errors import DataError
 from optimizer.paper.catalogue import Origin, PaperTask
 from optimizer.paper.mapping import examples_of
-from optimizer.records import Example, JudgeKind, SearchTask, TaskRole
+from optimizer.records import Example, SearchTask, TaskRole
 from optimizer.tasks.folders import TaskSettings, load_task
 
 MOST_ROWS = 500
@@ -28,15 +28,6 @@ MOST_ROWS = 500
 MOST_READ = 50_000
 TEST_ORDER = 42
 """The test rows are drawn once, the same for every method and seed; seeds vary the search and its training rows."""
-_KINDS: Mapping[str, JudgeKind] = {
-    "macro_f1": "macro_f1",
-    "exact_match": "exact",
-    "number": "number",
-    "math": "math",
-    "judge": "rubric",
-    "f1": "f1",
-    "contains": "contains",
-}
 Fetch = Callable[[Origin, str], Iterable[Mapping[str, Any]]]
 """Gives the rows of one split of a public data set."""
 
@@ -62,7 +53,8 @@ def load(
         if asked > there and not fewer:
             raise DataError(
                 f"The task {task.name} has {there} usable {split} rows and {asked} were asked: set `{split}_rows: "
-                f"{there}`, or take what there is with `metaspo paper run --fewer`."
+                f"{there}`, take what there is in every task with `fewer: true` (`metaspo paper run --fewer`), or "
+                f"leave the task out with `skip: [{task.name}]`."
             )
     role: TaskRole = "unseen" if task.role == "unseen" else "source"
     kept = _some(loaded.train, train, "paper train", task.name)
@@ -82,17 +74,16 @@ def local_folder(task: PaperTask, data: Path) -> Path:
     """The task's folder under ``data``. Raises ``DataError`` that says where it was looked for."""
     if not data.is_dir():
         raise DataError(f"The data folder {data} is missing: give one with `metaspo paper run --data DIR`.")
-    name = task.rows_of or task.name
-    places = (data / task.domain / name, data / name)
-    for place in places:
-        if (place / "task.json").is_file():
-            return place
-    found = sorted(data.glob(f"*/{name}/task.json"))
-    if found:
-        return found[0].parent
+    names = dict.fromkeys((task.name, task.rows_of or task.name))
+    places = [folder / name for name in names for folder in (data / task.domain, data)]
+    for name in names:
+        for place in (data / task.domain / name, data / name, *sorted(data.glob(f"*/{name}"))):
+            if (place / "task.json").is_file():
+                return place
     raise DataError(
-        f"There is no folder of the task {task.name} under {data} (looked for {places[0]} and {places[1]}): put its "
-        "task.json, train.jsonl and test.jsonl there, or leave the task out."
+        f"There is no folder of the task {task.name} under {data} (looked for {' and '.join(map(str, places))}): put "
+        f"its task.json, train.jsonl and test.jsonl there, or leave the task out with `skip: [{task.name}]` in the "
+        "protocol's file."
     )
 
 
@@ -100,8 +91,8 @@ def public_folder(task: PaperTask, cache: Path, fetch: Fetch) -> Path:
     """The task's public rows as a local folder, fetched once. Raises ``DataError``."""
     if task.dataset is None:
         raise DataError(
-            f"The task {task.name} names no public data set: give a folder that holds it with "
-            "`metaspo paper run --data DIR`."
+            f"The task {task.name} names no public data set: give a folder that holds it with `metaspo paper run "
+            f"--data DIR`, or leave the task out with `skip: [{task.name}]`."
         )
     folder = cache / task.domain / task.name
     if (folder / "task.json").is_file():
@@ -147,28 +138,53 @@ def from_library(origin: Origin, split: str) -> Iterator[Mapping[str, Any]]:
             "The public data sets need the datasets library: run `pip install 'metaspo-gateway[datasets]'`, or give a "
             "folder with `metaspo paper run --data DIR`."
         ) from error
+    reader, arguments = how_to_load(origin, split)
     try:
-        more = {"data_dir": origin.data_dir} if origin.data_dir else {}
-        rows = load_dataset(origin.id, origin.config, split=split, streaming=True, **more)
+        rows = load_dataset(reader, split=split, streaming=True, **arguments)
         names = rows.features[origin.class_names].names if origin.class_names else []
         for row in rows:
             yield {**row, origin.class_names: names[row[origin.class_names]]} if names else row
     except Exception as error:  # the library raises whatever its many sources raise
+        why = (str(error) or type(error).__name__)[:200].splitlines()[0]
+        mend = "Check the network and the id"
+        if "scripts are no longer supported" in why or "trust_remote_code" in why:
+            mend = (
+                "It is made by a script of its own, which the library does not run: name its plain files under `files`"
+            )
         raise DataError(
-            f"The data set {origin.id} (split {split}) could not be read: {str(error)[:200].splitlines()[0]}. Check "
-            "the network and the id, or give a folder with `metaspo paper run --data DIR`."
+            f"The data set {origin.id} (split {split}) could not be read: {why}. {mend} (`dataset` in the task's "
+            "file), or give a folder with `metaspo paper run --data DIR`."
         ) from error
+
+
+def how_to_load(origin: Origin, split: str) -> tuple[str, dict[str, Any]]:
+    """The first argument of ``datasets.load_dataset`` for a split and the further ones: a reader of plain files where
+    the origin names files, else the data set by its id."""
+    if origin.files:
+        told = origin.files[split]
+        places = [_place(origin, path) for path in ([told] if isinstance(told, str) else told)]
+        return origin.format, {"data_files": {split: places}, **origin.options}
+    told_more = {"name": origin.config, "data_dir": origin.data_dir, "revision": origin.revision}
+    return origin.id, {name: value for name, value in told_more.items() if value} | origin.options
+
+
+def _place(origin: Origin, path: str) -> str:
+    """The address of a file: as it is told, in the local folder ``id``, or in the data set of the hub."""
+    if "://" in path:
+        return path
+    if Path(origin.id).is_dir():
+        return str(Path(origin.id) / path)
+    return f"hf://datasets/{origin.id}{f'@{origin.revision}' if origin.revision else ''}/{path}"
 
 
 def _settings(task: PaperTask, folder: Path) -> TaskSettings:
     """What the catalogue says on top of the folder's own ``task.json``."""
     if not task.prompt:
         return TaskSettings(path=str(folder))
-    kind = _KINDS.get(task.metric, "choice" if task.labels else "exact")
     return TaskSettings(
         path=str(folder),
         user_prompt=task.initial_prompt,
-        judge={"kind": kind, "labels": list(task.labels), **task.judge},
+        judge={"kind": task.judged_by.kind, "labels": list(task.labels), **task.judge},
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from optimizer.errors import DataError
-from optimizer.records import SLOT, Example, JudgeKind, JudgeSpec, SearchTask, TaskRole
+from optimizer.judges.registry import spec_of
+from optimizer.records import SLOT, Example, JudgeSpec, SearchTask, TaskRole
 from optimizer.tasks.clusters import clusters_of, fraction
 from optimizer.tasks.rows import read_rows
 
@@ -147,35 +148,12 @@ def _judge(told: _TaskFile, asked: TaskSettings, where: str) -> JudgeSpec:
     labels = tuple(told.labels or ())
     if len({label.casefold() for label in labels}) < len(labels) or not all(label.strip() for label in labels):
         raise DataError(f"{where}: `labels` holds an empty label or one label twice.")
-    implied: dict[str, JudgeSpec] = {
-        "accuracy": JudgeSpec(kind="choice" if labels else "exact", labels=labels),
-        "macro_f1": JudgeSpec(kind="macro_f1", labels=labels),
-        "exact_match": JudgeSpec(kind="exact"),
-        "f1": JudgeSpec(kind="f1"),
-        "contains": JudgeSpec(kind="contains"),
-        "number": JudgeSpec(kind="number"),
-        "math": JudgeSpec(kind="math"),
-        "json_schema": JudgeSpec(kind="json_schema"),
-        "judge": JudgeSpec(kind="rubric"),
-    }
-    judge = implied.get(told.metric)
-    if judge is None:
-        raise DataError(f"{where}: the metric {told.metric!r} is not known. Use one of {', '.join(implied)}.")
-    overlay = {**msgspec.to_builtins(judge), **(told.judge or {}), **(asked.judge or {})}
-    overlay["lenient"] = asked.lenient if asked.lenient is not None else overlay["lenient"] or told.lenient
-    unknown = set(overlay) - set(JudgeSpec.__struct_fields__)
-    if unknown:
-        raise DataError(
-            f"{where}: `judge` has no key {sorted(unknown)[0]!r}; it has {', '.join(JudgeSpec.__struct_fields__)}."
-        )
     try:
-        judge = msgspec.convert(overlay, JudgeSpec)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{where}: `judge`: {error}.") from error
-    kinds: tuple[JudgeKind, ...] = ("choice", "macro_f1")
-    if judge.kind in kinds and not judge.labels:
-        raise DataError(f"{where}: a judge of kind {judge.kind} needs `labels`, the list of allowed answers.")
-    return judge
+        judge = spec_of(told.metric, labels, {**(told.judge or {}), **(asked.judge or {})})
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    lenient = asked.lenient if asked.lenient is not None else judge.lenient or told.lenient
+    return msgspec.structs.replace(judge, lenient=lenient)
 
 
 def _clustered(train: list[Example], test: list[Example]) -> tuple[list[Example], list[Example], tuple[str, ...]]:

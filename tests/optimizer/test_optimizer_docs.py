@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import pytest
 
-from optimizer.records import JudgeKind, LedgerRow, LoopSizes, Method, ModelRole
+from optimizer.judges import registry
+from optimizer.records import LedgerRow, LoopSizes, Method, ModelRole
 from optimizer.search_file import ModelSettings, _File
 from optimizer.tasks.folders import TaskSettings, _TaskFile
 
@@ -38,7 +39,7 @@ def section(heading: str) -> str:
         ("Methods", get_args(Method)),
         ("Models", get_args(ModelRole)),
         ("Models", tuple(name for name in ModelSettings.__struct_fields__)),
-        ("Judges", get_args(JudgeKind)),
+        ("Judges", registry.kinds()),
         ("Budget", ("requested", "paid", "cache_hits", "replayed")),
     ],
 )

@@ -157,7 +157,7 @@ def test_hostile_json_is_read_in_bounded_time() -> None:
 
 
 def test_judges_that_cannot_work_say_so() -> None:
-    with pytest.raises(DataError, match="needs labels"):
+    with pytest.raises(DataError, match="needs `labels`"):
         judge_for(JudgeSpec(kind="choice"))
     with pytest.raises(DataError, match="needs a schema"):
         judge_for(JudgeSpec(kind="json_schema"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from benchmarks import paper_page
 from optimizer.paper.catalogue import catalogue, read_task_file
 from optimizer.paper.protocol import EXAMPLE, load_protocol
 from optimizer.paper.raw import read_prompts, read_raw
+from optimizer.paper.run import Run
+from tests.optimizer.paper.world import WORDS
+from tests.optimizer.scripted import Scripted
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -35,6 +40,32 @@ def test_the_task_of_the_page_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "tickets.yaml").write_text(block)
     task = read_task_file(tmp_path / "tickets.yaml")
     assert task.name == "tickets" and task.dataset is not None and catalogue(tmp_path)["tickets"] == task
+
+
+async def test_the_metric_of_the_page_runs(tmp_path: Path) -> None:
+    """The page's class and task file, word for word, in a run with a model that knows its numerals."""
+    text = (DOCS / "paper.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(name: numerals.*?)```", text, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?class Roman.*?)```", text, re.DOTALL)
+    tasks, rows = tmp_path / "tasks", tmp_path / "data" / "numerals"
+    tasks.mkdir()
+    rows.mkdir(parents=True)
+    (tasks / "numerals.yaml").write_text(block)
+    (tasks / "roman.py").write_text(code)
+    (rows / "task.json").write_text(
+        json.dumps({"task": "numerals", "metric": "roman", "initial_prompt": "Which? {question}"})
+    )
+    for split, first in (("train", 0), ("test", 10)):
+        lines = [{"id": f"{split}{i}", "question": f"{WORDS[i % 7]} {first + i}?", "answer": "xiv"} for i in range(60)]
+        (rows / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = {"models": {"base": {"model": "b"}}, "data": "data", "tasks": "tasks", "methods": ["default"], "seeds": [1],
+            "domains": {"numbers": {"source": ["numerals"]}}, "train_rows": 10, "test_rows": 10, "fewer": True,
+            "home": str(tmp_path / "home")}  # fmt: skip
+    (tmp_path / "paper.yaml").write_text(json.dumps(told))
+    base = Scripted(lambda request: "<answer>XIV</answer>")
+    run = Run(load_protocol(tmp_path / "paper.yaml", env={}), clock=time.time, say=print, backends={"base": base})
+    (row,) = await run.all()
+    assert (row.task, row.score, row.malformed) == ("numerals", 1.0, 0.0)
 
 
 def test_the_example_of_init_is_a_protocol(tmp_path: Path) -> None:

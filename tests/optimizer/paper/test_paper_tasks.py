@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from optimizer.errors import DataError
 from optimizer.judges import judge_for
@@ -72,16 +73,66 @@ def test_a_task_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         catalogue(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"metric": "acuracy"}, r"bad\.yaml: The metric 'acuracy' is not known\. Did you mean 'accuracy'.*acuracy\.py"),
+        ({"judge": {"kind": "rubrik"}}, r"bad\.yaml: There is no judge of the kind 'rubrik'\. Did you mean 'rubric'"),
+        ({"judge": {"kind": "etruscan"}}, r"bad\.yaml: There is no judge of the kind 'etruscan'\. .*choice"),
+        ({"judge": {"rubrics": ["Is it?"]}}, r"bad\.yaml: `judge` has no key 'rubrics'\. Did you mean 'rubric'"),
+        ({"judge": {"lenient": "maybe"}}, r"bad\.yaml: `judge`: Expected `bool`"),
+        ({"metric": "macro_f1", "labels": []}, r"bad\.yaml: A macro_f1 judge needs `labels`"),
+    ],
+)
+def test_a_metric_or_judge_that_does_not_exist_is_refused(told: dict[str, Any], why: str, tmp_path: Path) -> None:
+    write_task(tmp_path, "bad", "source")
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **told}))
+    with pytest.raises(DataError, match=why):
+        catalogue(tmp_path)
+
+
+NEW_METRIC = """
+from optimizer.judges import answers, metric
+from optimizer.records import Verdict
+
+@metric({name!r})
+class New:
+    def __init__(self, spec):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("made = 1 / 0", r"shade\.py: cannot be run \(ZeroDivisionError"),
+        ("made = 1", r"""shade\.py: registers no metric 'shade': put @metric\("shade"\) above its class"""),
+        (NEW_METRIC.format(name="shade"), r"shade\.py: the class of the metric 'shade' has no method verdict"),
+        (NEW_METRIC.format(name="exact"), r"The metric name 'exact' is taken"),
+    ],
+)
+def test_a_file_of_a_metric_that_is_wrong_is_named(text: str, why: str, tmp_path: Path) -> None:
+    write_task(tmp_path, "bad", "source")
+    path = tmp_path / "bad.yaml"
+    path.write_text(path.read_text().replace("accuracy", "shade"))
+    (tmp_path / "shade.py").write_text(text)
+    with pytest.raises(DataError, match=why):
+        catalogue(tmp_path)
+
+
 def test_rows_that_are_missing_are_one_sentence(tmp_path: Path) -> None:
     write_task(tmp_path / "tasks", "shades", "unseen")
     task = catalogue(tmp_path / "tasks")["shades"]
     with pytest.raises(DataError, match=r"data folder .* is missing: give one with `metaspo paper run --data DIR`"):
         loaded(task, tmp_path)
     (tmp_path / "data").mkdir()
-    with pytest.raises(DataError, match="no folder of the task shades"):
+    with pytest.raises(DataError, match=r"no folder of the task shades.*`skip: \[shades\]`"):
         loaded(task, tmp_path)
     write_rows(tmp_path / "data" / "shades", "shades", train=60, test=12)
-    with pytest.raises(DataError, match=r"has 12 usable test rows and 30 were asked: set `test_rows: 12`.*--fewer"):
+    with pytest.raises(
+        DataError, match=r"has 12 usable test rows .*: set `test_rows: 12`.*`fewer: true`.*skip"
+    ):
         loaded(task, tmp_path)
     assert len(loaded(task, tmp_path, fewer=True).holdout) == 12
 

@@ -169,7 +169,7 @@ def test_the_metric_names_the_judge(tmp_path: Path, metric: str, labels: list[st
         ({"metric": "vibes"}, "metric 'vibes' is not known"),
         ({"metric": "macro_f1", "labels": None}, "needs `labels`"),
         ({"judge": {"kinds": "exact"}}, "`judge` has no key 'kinds'"),
-        ({"judge": {"kind": "magic"}}, "Invalid enum value 'magic'"),
+        ({"judge": {"kind": "magic"}}, "no judge of the kind 'magic'"),
         ({"task": " "}, "task's name"),
         ({"role": "hero"}, "Invalid enum value 'hero'"),
     ],
