@@ -130,9 +130,7 @@ def test_rows_that_are_missing_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder of the task shades.*`skip: \[shades\]`"):
         loaded(task, tmp_path)
     write_rows(tmp_path / "data" / "shades", "shades", train=60, test=12)
-    with pytest.raises(
-        DataError, match=r"has 12 usable test rows .*: set `test_rows: 12`.*`fewer: true`.*skip"
-    ):
+    with pytest.raises(DataError, match=r"has 12 usable test rows .*: set `test_rows: 12`.*`fewer: true`.*skip"):
         loaded(task, tmp_path)
     assert len(loaded(task, tmp_path, fewer=True).holdout) == 12
 
