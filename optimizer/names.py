@@ -8,11 +8,14 @@ from difflib import get_close_matches
 _MOST_SHOWN = 20
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean ...?`` with up to three names that look like ``name``, else those that are known."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """`` Did you mean ...?`` with up to three names that look like ``name``, else those that are known.
+
+    ``cutoff``: how much two names must share, 0..1.
+    """
     names = list(dict.fromkeys(known))
     folded = {each.casefold(): each for each in reversed(names)}
-    close = [folded[each] for each in get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    close = [folded[each] for each in get_close_matches(name.casefold(), folded, n=3, cutoff=cutoff)]
     if close:
         return f" Did you mean {' or '.join(map(repr, close))}?"
     more = ", ..." if len(names) > _MOST_SHOWN else ""

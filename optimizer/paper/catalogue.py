@@ -111,13 +111,29 @@ def read_task_file(path: Path) -> PaperTask:
     """One task file. Raises ``DataError`` that names the file and what to mend."""
     try:
         task = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), PaperTask)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
-        raise DataError(f"{path}: no task file ({str(error).splitlines()[0]}).") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: no task file ({str(error).splitlines()[0]}). Write it as YAML.") from error
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: no task file ({error}).{_mended(str(error))}") from error
     _check_metric(task, path)
     _check_files(task, path)
     if task.suffix.count(SLOT) != 1 or SLOT in task.prompt:
         raise DataError(f"{path}: `suffix` must hold the slot {SLOT} exactly once, and `prompt` not at all.")
     return task
+
+
+def _mended(error: str) -> str:
+    """What to do about a field that does not fit: the nearest name, or what it may say."""
+    if "unknown field" in error:
+        place = Origin if "$.dataset" in error else PaperTask
+        return nearest(error.split("`")[1], place.__struct_fields__)
+    if "missing required field" in error:
+        return f" Add it: {error.split('`')[1]}."
+    if "$.role" in error:
+        return " A role is source, unseen or extra."
+    if "$.dataset.format" in error:
+        return " A format is csv, json or parquet."
+    return " docs/paper.md, Add a task, shows a whole file."
 
 
 def _check_metric(task: PaperTask, path: Path) -> None:

@@ -92,7 +92,7 @@ def _fill(template: str, row: Mapping[str, Any], origin: Origin) -> str:
     except (KeyError, IndexError, TypeError) as error:
         raise DataError(
             f"The data set {origin.id} has no field {error} that the template {template[:60]!r} names: mend `dataset` "
-            "in the task's file."
+            f"in the task's file (it has {', '.join(map(str, row))})."
         ) from error
 
 

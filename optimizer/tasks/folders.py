@@ -99,7 +99,7 @@ def load_task(path: Path, role: TaskRole | None = None, *, settings: TaskSetting
 def check_user_prompt(prompt: str, where: str) -> None:
     """Raise ``DataError`` unless ``prompt`` says something and holds the question's slot exactly once."""
     if not prompt.strip():
-        raise DataError(f"{where}: the user prompt is empty.")
+        raise DataError(f"{where}: the user prompt is empty. Say what is asked, with {SLOT} for the question.")
     if (count := prompt.count(SLOT)) != 1:
         raise DataError(
             f"{where}: the user prompt must hold the slot {SLOT} exactly once, it does {count} times: {prompt[:60]!r}."
@@ -137,9 +137,12 @@ def _task_file(path: Path) -> _TaskFile:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start + 1} is not UTF-8. Save the file as UTF-8.") from error
     except msgspec.DecodeError as error:
-        raise DataError(f"{path}: {error}.") from error
+        hint = " A role is source, unseen or extra." if "$.role" in str(error) else ""
+        if "missing required field" in str(error):
+            hint = " It needs `task` (a name) and `initial_prompt` (with the slot {question}) at least."
+        raise DataError(f"{path}: {error}.{hint}") from error
     if not told.task.strip():
-        raise DataError(f"{path}: `task` (the task's name) is empty.")
+        raise DataError(f"{path}: `task` (the task's name) is empty. Give the task a name.")
     return told
 
 
@@ -147,7 +150,7 @@ def _judge(told: _TaskFile, asked: TaskSettings, where: str) -> JudgeSpec:
     """The judge that metric and labels imply, with what `judge` says on top."""
     labels = tuple(told.labels or ())
     if len({label.casefold() for label in labels}) < len(labels) or not all(label.strip() for label in labels):
-        raise DataError(f"{where}: `labels` holds an empty label or one label twice.")
+        raise DataError(f"{where}: `labels` holds an empty label or one label twice. Name each answer once.")
     try:
         judge = spec_of(told.metric, labels, {**(told.judge or {}), **(asked.judge or {})})
     except DataError as error:

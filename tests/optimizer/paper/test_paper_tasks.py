@@ -64,7 +64,13 @@ def test_an_unknown_task_is_answered_with_the_nearest_names() -> None:
 
 def test_a_task_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("name: bad\nrole: sauce\n")
-    with pytest.raises(DataError, match=r"bad\.yaml: no task file"):
+    with pytest.raises(DataError, match=r"bad\.yaml: no task file .*A role is source, unseen or extra"):
+        catalogue(tmp_path)
+    (tmp_path / "bad.yaml").write_text("name: bad\nrole: source\nmetrik: f1\n")
+    with pytest.raises(DataError, match=r"unknown field `metrik`.*Did you mean 'metric'"):
+        catalogue(tmp_path)
+    (tmp_path / "bad.yaml").write_text("name: [bad")
+    with pytest.raises(DataError, match=r"bad\.yaml: no task file .* Write it as YAML"):
         catalogue(tmp_path)
     write_task(tmp_path, "bad", "source")
     path = tmp_path / "bad.yaml"
@@ -140,8 +146,10 @@ def test_a_label_outside_its_set_is_named_with_its_line(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "shades"
     write_rows(folder, "shades", train=60, test=30)
     path = folder / "test.jsonl"
-    path.write_text(path.read_text().replace('"blue"', '"mauve"'))
-    with pytest.raises(DataError, match=r"test\.jsonl:\d+: the answer 'mauve' is none of the task's labels"):
+    path.write_text(path.read_text().replace('"blue"', '"bleu"'))
+    with pytest.raises(
+        DataError, match=r"test\.jsonl:\d+: the answer 'bleu' is none of the task's labels .*Did you mean 'blue'"
+    ):
         loaded(catalogue(tmp_path / "tasks")["shades"], tmp_path)
 
 

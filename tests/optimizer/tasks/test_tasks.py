@@ -171,7 +171,9 @@ def test_the_metric_names_the_judge(tmp_path: Path, metric: str, labels: list[st
         ({"judge": {"kinds": "exact"}}, "`judge` has no key 'kinds'"),
         ({"judge": {"kind": "magic"}}, "no judge of the kind 'magic'"),
         ({"task": " "}, "task's name"),
-        ({"role": "hero"}, "Invalid enum value 'hero'"),
+        ({"role": "hero"}, r"Invalid enum value 'hero'.* A role is source, unseen or extra\."),
+        ({"metric": "mcro_f1"}, r"metric 'mcro_f1' is not known\. Did you mean 'macro_f1'"),
+        ({"judge": {"kind": "choise"}}, r"kind 'choise'\. Did you mean 'choice'"),
     ],
 )
 def test_a_wrong_task_file(tmp_path: Path, task: dict[str, Any], told: str) -> None:
@@ -183,7 +185,15 @@ def test_a_wrong_task_file(tmp_path: Path, task: dict[str, Any], told: str) -> N
 
 BAD_ROWS: list[tuple[Any, str]] = [
     ({"id": "train-0", "question": "q", "answer": "yes"}, "'train-0' was used on line 1"),
-    ({"id": "x", "question": "q", "answer": "maybe"}, r"'maybe' is none of the task's labels \(yes, no\)"),
+    (
+        {"id": "x", "question": "q", "answer": "maybe"},
+        r"'maybe' is none of the task's labels \(yes, no\)\. Write it",
+    ),
+    (
+        {"id": "x", "question": "q", "answer": "yess"},
+        r"Did you mean 'yes'\? Write it as one .* or add it .*`labels`",
+    ),
+    ({"id": "x", "quesiton": "q", "answer": "yes"}, r"`question` must be .* missing\. Did you mean 'quesiton'"),
     ({"id": "x", "question": "   ", "answer": "yes"}, "`question` is empty"),
     ({"id": "x", "question": None, "answer": "yes"}, "`question` must be a text, it is missing"),
     ({"id": "x", "question": ["q"], "answer": "yes"}, "`question` must be a text, it is a list"),
