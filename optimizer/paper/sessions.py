@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from optimizer.errors import DataError
+from optimizer.errors import DataError, JournalError
 from optimizer.records import Record
 from optimizer.run.journal import Journal
 
@@ -57,7 +57,10 @@ def _last_call(home: Path, since: float, until: float) -> float:
     """When the last reply of a session came, ``since`` itself where none did."""
     last = since
     for path in home.rglob("*.journal"):
-        journal = Journal(path)
+        try:
+            journal = Journal(path)
+        except JournalError:  # another process works on it: a count of seconds is no reason to lose a finished cell
+            continue
         last = max(last, journal.last_call(since, until) or since)
         journal.close()
     return last

@@ -186,6 +186,9 @@ async def test_sessions_that_other_cells_followed_and_lines_cut_short_are_read(t
     assert worked(tmp_path, "a", 507.0) == 9.0 + 7.0
     begin(tmp_path, "b", 600.0)
     assert worked(tmp_path, "b", 600.0) == 50.0 and worked(tmp_path, "c", 600.0) == 0.0
+    held = Journal(tmp_path / "x.journal")  # as a second process holds it
+    assert worked(tmp_path, "b", 601.0) == 1.0
+    held.close()
 
 
 async def test_a_second_seed_of_a_fixed_prompt_costs_nothing(tmp_path: Path) -> None:
