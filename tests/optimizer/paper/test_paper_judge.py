@@ -149,9 +149,12 @@ async def test_an_answer_without_a_verdict_has_not_failed(tmp_path: Path) -> Non
     assert shown["right: bare reference"] == (None, "0", "0", "3")
 
 
-def test_rates_of_earlier_runs_are_still_read() -> None:
+def test_published_rates_and_those_of_earlier_runs_are_read() -> None:
     text = (Path(__file__).resolve().parents[3] / "docs" / "results" / "judge_known_pairs.json").read_bytes()
-    assert all(isinstance(rate, Rate) for rate in msgspec.json.decode(text, type=list[Rate]))
+    published = msgspec.json.decode(text, type=list[Rate])
+    assert {rate.passed + rate.failed + rate.unscored for rate in published} == {12}
+    earlier = b'{"task": "t", "kind": "right", "share": 0.5, "low": 0.1, "high": 0.9, "n": 4, "unscored": 1}'
+    assert msgspec.json.decode(earlier, type=Rate).unscored == 1
 
 
 async def test_without_a_judge_model_one_sentence_says_so(tmp_path: Path) -> None:
