@@ -201,10 +201,13 @@ def _random_tokens(text: str) -> Iterator[Span]:
                 yield Span(*match.span(), "SECRET")
             continue
         classes = [_char_class(char) for char in token]
-        if not {0, 1, 2} <= set(classes):
+        kinds, least = set(classes), min(ENTROPY_BITS, 0.88 * log2(len(token)))
+        if kinds == {0, 1}:
+            least = ENTROPY_BITS  # letters alone may be a name in camel case, which repeats letters
+        elif not {0, 1, 2} <= kinds:
             continue
         changes = sum(a != b for a, b in pairwise(classes)) / len(token)
-        if changes >= 0.3 and entropy(token) >= min(ENTROPY_BITS, 0.88 * log2(len(token))):
+        if changes >= 0.3 and entropy(token) >= least:
             yield Span(*match.span(), "SECRET")
 
 
