@@ -15,7 +15,7 @@ import yaml
 
 from optimizer.errors import DataError
 from optimizer.judges.registry import metric_file, metrics, spec_of
-from optimizer.paper.names import nearest
+from optimizer.names import nearest
 from optimizer.records import SLOT, JudgeSpec
 
 BUILT_IN = Path(__file__).parent / "tasks"

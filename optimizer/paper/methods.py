@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from optimizer.errors import SearchFileError
 from optimizer.methods.baselines import NAMES, PROMPTS
-from optimizer.paper.names import nearest
+from optimizer.names import nearest
 from optimizer.records import Method, SearchSpec
 
 FAITHFUL = "metaspo-faithful"

@@ -12,9 +12,9 @@ import msgspec
 import yaml
 
 from optimizer.errors import SearchFileError
+from optimizer.names import nearest
 from optimizer.paper.catalogue import PAPER_DOMAINS, PaperTask, catalogue, domain_tasks, pick
 from optimizer.paper.methods import DEFAULT_METHODS, FIXED, check_method
-from optimizer.paper.names import nearest
 from optimizer.paper.user_prompts import OWN
 from optimizer.records import LoopSizes, Models, ModelSpec, Record
 from optimizer.search_file import ModelSettings, ModelsSettings, model_from, models_from
