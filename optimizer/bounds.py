@@ -56,17 +56,12 @@ def most(spec: SearchSpec, plan: Plan) -> Most:
     base, optimizer, judged = _asked(spec, plan)
     limit, sane = spec.budget.calls, 0
     if spec.method == "metaspo" and not spec.faithful:
-        sane = sum(by_model(task) for task in spec.sources) * 2 * SANITY_EXAMPLES * ATTEMPTS
+        sane = sum(task.by_model for task in spec.sources) * 2 * SANITY_EXAMPLES * ATTEMPTS
     judge = ATTEMPTS * judged + sane
     if limit is not None:
         judge = min(judge, (ATTEMPTS * limit + sane) // (1 + ATTEMPTS))  # no verdict without the reply it is about
     cut = limit if limit is not None else base + optimizer
     return Most(base=min(base, cut), optimizer=min(optimizer, cut), judge=judge, limit=limit)
-
-
-def by_model(task: SearchTask) -> bool:
-    """Whether a model judges the task's answers."""
-    return task.judge.kind == "rubric"
 
 
 def evaluations_asked(spec: SearchSpec, plan: Plan) -> int:
@@ -116,9 +111,9 @@ def _asked(spec: SearchSpec, plan: Plan) -> tuple[int, int, int]:
             task.name: rows[task.name] * each + tested * min(sizes.test_size, len(task.holdout))
             for task in spec.sources
         }
-        judged = sum(per_task[task.name] for task in spec.sources if by_model(task))
+        judged = sum(per_task[task.name] for task in spec.sources if task.by_model)
         return sum(per_task.values()), optimizer, judged
-    return base, optimizer, base if any(map(by_model, spec.sources)) else 0
+    return base, optimizer, base if any(task.by_model for task in spec.sources) else 0
 
 
 def _published(method: str, sizes: LoopSizes, tasks: int) -> tuple[int, int, int]:

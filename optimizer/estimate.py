@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optimizer.bounds import by_model, most
+from optimizer.bounds import most
 from optimizer.evaluation.rollouts import ATTEMPTS
 from optimizer.gate.safety import SUITES
 from optimizer.methods.baselines import NAMES
@@ -81,7 +81,7 @@ def estimate(spec: SearchSpec) -> Estimate:
             asked = f"Up to {most_calls(plan.headroom_cells)} base calls ask whether prompts matter here at all."
             notes.append(f"{asked} The low end is a run whose start prompt is right everywhere.")
         notes.append("The high end is the budget." if limit else "No budget of calls ends this search: give one.")
-    if any(map(by_model, spec.tasks)):
+    if any(task.by_model for task in spec.tasks):
         beside = confirmation if exact else base - found.base
         judge += 2 * ATTEMPTS * beside  # with the planted answers and a second judge's opinion
         notes.append("Judge calls count a second question for every verdict that cannot be read; most can.")

@@ -110,6 +110,11 @@ class SearchTask(Record, frozen=True, kw_only=True):
         return tuple(sorted((*self.reflect, *self.select), key=lambda example: example.position))
 
     @property
+    def by_model(self) -> bool:
+        """True when a model judges the answers, not a rule."""
+        return self.judge.kind == "rubric"
+
+    @property
     def gated(self) -> bool:
         """True when the splits are large enough (20/30/50) for the gate; a smaller task is only monitored."""
         return len(self.reflect) >= 20 and len(self.select) >= 30 and len(self.holdout) >= 50

@@ -215,7 +215,7 @@ def judge(file: Path, rows: int, every: bool, as_json: bool, **changes: Any) -> 
 
     run = Run(_protocol(file, changes), clock=time.time, say=lambda line: click.echo(line, err=True))
     run.load_tasks()
-    chosen = [task for task in run.tasks.values() if every or task.judge.kind == "rubric"]
+    chosen = [task for task in run.tasks.values() if every or task.by_model]
     if not chosen:
         raise DataError(f"{file} has no task that a judge model scores: add one, for example gsm8k_judged, or --all.")
     home = run.protocol.home / "judge"

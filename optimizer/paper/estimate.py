@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from optimizer.bounds import adapted, by_model, evaluations_asked, most
+from optimizer.bounds import adapted, evaluations_asked, most
 from optimizer.estimate import Range
 from optimizer.evaluation.rollouts import ATTEMPTS
 from optimizer.models import price_of
@@ -147,7 +147,7 @@ def _sum(calls: Sequence[int], each: Sequence[float]) -> float:
 
 def _judging(asked: Sequence[tuple[SearchTask, int]]) -> int:
     """Judge calls for so many base replies of each task."""
-    return ATTEMPTS * sum(number for task, number in asked if by_model(task))
+    return ATTEMPTS * sum(number for task, number in asked if task.by_model)
 
 
 def _search(protocol: Protocol, cell: Cell, sources: list[SearchTask]) -> CellEstimate:

@@ -160,7 +160,7 @@ def pairs_of(task: SearchTask, examples: Sequence[Example]) -> Mapping[Kind, Kno
 def right_answer(task: SearchTask, example: Example) -> str:
     """An answer that must pass: the first reference, in tags where the judge demands them; where a model judges, the
     longest one, without the marks that a data set puts into its solutions."""
-    if task.judge.kind != "rubric":
+    if not task.by_model:
         return f"<answer>{example.answers[0]}</answer>" if task.judge.require_tags else example.answers[0]
     plain = _CALCULATOR.sub("", max(example.answers, key=len))
     return _RESULT.sub(lambda found: f"The result is {found.group(1).strip()}.", plain)
@@ -197,7 +197,7 @@ def _another(number: str, name: str) -> str:
 
 
 def _right_kind(task: SearchTask, example: Example) -> Kind:
-    if task.judge.kind != "rubric":
+    if not task.by_model:
         return "right"
     text = right_answer(task, example)
     worked = len(text.split()) >= WORKED or len(text.strip().splitlines()) > 1

@@ -108,7 +108,7 @@ def journal_spec(models: Models, task: SearchTask, home: Path) -> SearchSpec:
 def constant_answer(task: SearchTask, quirk: Quirk) -> tuple[Measured, str]:
     """What the most frequent answer of the test rows scores, whatever is asked, and that answer. Calls no model."""
     counted = Counter(example.answers[0] for example in task.holdout if example.answers)
-    if not counted or task.judge.kind == "rubric":
+    if not counted or task.by_model:
         raise DataError(f"The task {task.name} is scored by a judge: no answer fits all of its questions.")
     answer = counted.most_common(1)[0][0]
     folded = answer.casefold()

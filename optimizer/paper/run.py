@@ -120,7 +120,7 @@ class Run:
             task = self.tasks[entry.name]
             prompts = self.user_prompts[entry.name].prompts if entry.role == "unseen" else (task.user_prompt,)
             if cell.method == "constant":
-                if task.judge.kind == "rubric":
+                if task.by_model:
                     continue
                 measured, answer = constant_answer(task, entry.published)
                 outcome, prompts = replace(outcome, reason=f"Always {answer!r}."), ("",)

@@ -151,7 +151,7 @@ def scores_of(spec: SearchSpec, evaluation: Evaluation, arm: Measured, examples:
 async def _sentinels(spec: SearchSpec, evaluation: Evaluation, examples: Chosen) -> tuple[int, int] | None:
     """Planted answers that the judge model let pass, of those shown; None where no model judges or no budget is
     left."""
-    judged = [task for task in spec.sources if task.judge.kind == "rubric" and examples[task.name]]
+    judged = [task for task in spec.sources if task.by_model and examples[task.name]]
     found = await together(planted(evaluation, task, examples[task.name]) for task in judged)
     counted = [pair for pair in found if pair is not None]
     return (sum(passed for passed, _ in counted), sum(shown for _, shown in counted)) if counted else None
@@ -168,7 +168,7 @@ async def _evidence(
 ) -> TaskEvidence:
     before, after = first.rollouts[task.name], second.rollouts[task.name]
     audit = None
-    if task.judge.kind == "rubric" and evaluation.has("audit_judge"):
+    if task.by_model and evaluation.has("audit_judge"):
         seconds = [
             await evaluation.judge(task, examples, [r.text for r in arm], role="audit_judge") for arm in (before, after)
         ]

@@ -142,7 +142,7 @@ def plan_for(spec: SearchSpec, *, calls: int | None = None) -> Plan:
 
 def cost_of_rollout(spec: SearchSpec) -> float:
     """Calls per rollout: one, and one more for the share of tasks whose judge is a model."""
-    judged = sum(task.judge.kind == "rubric" for task in spec.sources)
+    judged = sum(task.by_model for task in spec.sources)
     return 1.0 + judged / max(1, len(spec.sources))
 
 

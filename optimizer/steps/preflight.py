@@ -33,7 +33,7 @@ async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> N
             verdicts = await evaluation.judge(task, examples, texts)
             scored = [verdict.score for verdict in verdicts if verdict.score is not None]
             lost = [v.unscored for v in verdicts if v.score is None and v.unscored != NOT_ASSESSED]
-            if task.judge.kind == "rubric" and 2 * len(lost) > len(verdicts):
+            if task.by_model and 2 * len(lost) > len(verdicts):
                 raise RunBlocked(
                     f"The judge of task {task.name} gives no verdict that can be read on {len(lost)} of {len(verdicts)}"
                     f" known answers ({lost[0]}): look at its model before searching."
@@ -54,7 +54,7 @@ async def judge_sanity(evaluation: Evaluation, tasks: Sequence[SearchTask]) -> N
 def constant_baseline(task: SearchTask, examples: Sequence[Example]) -> float:
     """What answering every one of ``examples`` with their most frequent reference scores, by the task's own metric."""
     golds = [example.answers[0].casefold() for example in examples if example.answers]
-    if not golds or task.judge.kind == "rubric":
+    if not golds or task.by_model:
         return 0.0
     constant, count = Counter(golds).most_common(1)[0]
     if task.judge.kind == "macro_f1":
